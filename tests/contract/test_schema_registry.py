@@ -8,7 +8,6 @@ import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -16,19 +15,22 @@ import numpy as np
 import pytest
 
 from headrace.core import Datatype, UnavailableError
-from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec
-from headrace.streaming.formats import FieldLayout, FieldSpec, avro, protobuf
+from headrace.core.spec.stream_parts import FormatKind
 from headrace.streaming.formats.options import SchemaOptions
-from headrace.streaming.formats.registry import Schema, SchemaReference, SchemaRegistry
-from headrace.streaming.records import Record, TopicPartition
+from headrace.streaming.formats.registry import Schema, SchemaReference, SchemaRegistry, head
 from tests.certificates import Authority
 from tests.schema_registries import Registry, served
-from tests.unit.streaming.formats.rows import open_format
-
-FIELDS = (
-    FieldSpec(name="p", datatype=Datatype.FP32, shape=(2,)),
-    FieldSpec(name="label", datatype=Datatype.BYTES),
+from tests.unit.streaming.formats.rows import (
+    avro_bytes,
+    avro_record,
+    opened,
+    reads,
+    record,
+    spec,
+    writes,
 )
+
+FIELDS = (spec("p", Datatype.FP32, 2), spec("label", Datatype.BYTES))
 COLUMNS = {
     "p": np.array([[0.25, 0.75], [1, 0]], "<f4"),
     "label": np.array([b"no", "ö".encode()], object),
@@ -47,28 +49,15 @@ def _url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-def make(kind: FormatKind, layout: FieldLayout, **options: object) -> Any:  # noqa: ANN401  # a reader or a writer
-    module = avro if kind is FormatKind.AVRO else protobuf
-    return open_format(module, StreamFormatSpec(kind=kind, options=options), layout)
-
-
-def records(values: list[bytes]) -> list[Record]:
-    return [
-        Record(topic_partition=TopicPartition("in", 0), offset=at, key=None, value=value)
-        for at, value in enumerate(values)
-    ]
-
-
 @pytest.mark.parametrize("kind", [FormatKind.AVRO, FormatKind.PROTOBUF])
 def test_answers_of_one_stream_are_records_of_the_next(url: str, kind: FormatKind) -> None:
     subject = f"{uuid4()}-value"
-    outputs = FieldLayout(inputs=(), outputs=FIELDS)
-    first = make(kind, outputs, registry=url, subject=subject, register=True)
-    second = make(kind, outputs, registry=url, subject=subject)
-    read = make(kind, FieldLayout(inputs=FIELDS, outputs=()), registry=url)
+    first = opened(kind, writes(*FIELDS), url, subject=subject, register=True)
+    second = opened(kind, writes(*FIELDS), url, subject=subject)
 
     values = first.encode(COLUMNS, 2)
-    found = read.decode(records([*values, values[0][:1] + b"\x7f\xff\xff\xff" + values[0][5:]]))
+    unknown = values[0][:1] + b"\x7f\xff\xff\xff" + values[0][5:]
+    found = opened(kind, reads(*FIELDS), url).decode(list(map(record, [*values, unknown])))
 
     assert second.encode(COLUMNS, 2) == values
     assert found.columns == {"p": [[0.25, 0.75], [1.0, 0.0]], "label": ["no", "ö"]}
@@ -79,33 +68,29 @@ def test_answers_of_one_stream_are_records_of_the_next(url: str, kind: FormatKin
 def test_schemas_use_others_of_the_registry(url: str) -> None:
     asking = SchemaRegistry(SchemaOptions(registry=url))
     user, subject = f"u{uuid4().hex}", f"{uuid4()}-value"
-    inner = {"type": "record", "name": user, "fields": [{"name": "age", "type": "int"}]}
-    asking.register(user, Schema(text=json.dumps(inner)))
-    outer = {"type": "record", "name": "R", "fields": [{"name": "user", "type": user}]}
+    asking.register(user, Schema(text=json.dumps(avro_record(("age", "int"), name=user))))
+    outer = json.dumps(avro_record(("a", user), ("b", ["null", user])))
     more = (SchemaReference(user, user, 1),)
-    number = asking.register(subject, Schema(text=json.dumps(outer), references=more))
-    age = FieldSpec(name="user.age", datatype=Datatype.INT32)
-    read = make(FormatKind.AVRO, FieldLayout(inputs=(age,), outputs=()), registry=url)
+    number = asking.register(subject, Schema(text=outer, references=more))
+    read = opened(FormatKind.AVRO, reads(spec("a.age", Datatype.INT32), passed=["b.age"]), url)
 
-    found = read.decode(records([b"\0" + number.to_bytes(4, "big") + b"\x50"]))
+    found = read.decode([record(head(number) + b"\x50\x02\x06")])
 
-    assert (found.columns, found.errors) == ({"user.age": [40]}, {})
+    assert (found.columns, found.errors) == ({"a.age": [40], "b.age": [3]}, {})
 
 
 def test_records_wait_while_the_registry_is_stopped() -> None:
     registry = Registry()
-    number = registry.add("in-value", {"type": "record", "name": "R", "fields": [
-        {"name": "x", "type": "float"}]})  # fmt: skip
-    value = b"\0" + number.to_bytes(4, "big") + b"\0\0\0\x3f"
-    layout = FieldLayout(inputs=(FieldSpec(name="x", datatype=Datatype.FP32),), outputs=())
+    schema = avro_record(("x", "float"))
+    value = record(avro_bytes(schema, {"x": 0.5}, head(registry.add("in-value", schema))))
     with served(registry) as url:
-        read = make(FormatKind.AVRO, layout, registry=url)
-        late = make(FormatKind.AVRO, layout, registry=url)
-        before = read.decode(records([value]))
+        read = opened(FormatKind.AVRO, reads(spec("x")), url)
+        late = opened(FormatKind.AVRO, reads(spec("x")), url)
+        before = read.decode([value])
 
     with pytest.raises(UnavailableError, match="does not answer"):
-        late.decode(records([value]))
-    known = read.decode(records([value]))
+        late.decode([value])
+    known = read.decode([value])
 
     assert before.columns == known.columns == {"x": [0.5]}
 

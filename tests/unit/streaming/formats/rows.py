@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import (
 
 from headrace.core import Array, Datatype
 from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec
-from headrace.streaming.formats import FieldLayout, FieldSpec
+from headrace.streaming.formats import FieldLayout, FieldSpec, avro, protobuf
 from headrace.streaming.formats.options import SchemaOptions
 from headrace.streaming.formats.registry import SchemaRegistry
 from headrace.streaming.records import Record, TopicPartition
@@ -36,10 +36,6 @@ def reads(*inputs: FieldSpec, passed: Sequence[str] = ()) -> FieldLayout:
 
 def writes(*outputs: FieldSpec, answered: Sequence[str] = ()) -> FieldLayout:
     return FieldLayout(inputs=(), outputs=outputs, answered=tuple(answered))
-
-
-def settings(kind: FormatKind, **options: Any) -> StreamFormatSpec:  # noqa: ANN401  # as they are
-    return StreamFormatSpec(kind=kind, options=options)
 
 
 def client(registry: Registry, **more: Any) -> SchemaRegistry:  # noqa: ANN401  # as its own
@@ -116,12 +112,18 @@ def descriptor_set(*files: Any) -> bytes:  # noqa: ANN401  # as above
     return content
 
 
-def open_format(
-    module: Any,  # noqa: ANN401  # of a format
-    how: StreamFormatSpec,
+def opened(
+    kind: FormatKind,
     layout: FieldLayout,
-    registry: SchemaRegistry | None = None,
+    registry: Registry | str | None = None,
+    **options: Any,  # noqa: ANN401  # as they are
 ) -> Any:  # noqa: ANN401  # a reader or a writer
-    """What the layout asks a format for."""
-    is_written = layout.outputs or layout.answered
-    return (module.make_writer if is_written else module.make_reader)(how, layout, registry)
+    """What the layout asks a format for, with a registry in memory or at a URL."""
+    module = {FormatKind.AVRO: avro, FormatKind.PROTOBUF: protobuf}[kind]
+    make: Any = module.make_writer if layout.outputs or layout.answered else module.make_reader
+    source = None
+    if isinstance(registry, Registry):
+        source = client(registry)
+    if registry is not None:
+        options["registry"] = registry if isinstance(registry, str) else "http://registry:8081"
+    return make(StreamFormatSpec(kind=kind, options=options), layout, source)

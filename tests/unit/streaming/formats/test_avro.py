@@ -1,11 +1,9 @@
 """Avro records become columns, and columns Avro records."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import fastavro
 import pytest
 
 from headrace.core import (
@@ -13,43 +11,28 @@ from headrace.core import (
     InvalidArgumentError,
 )
 from headrace.core.spec.stream_parts import FormatKind
-from headrace.streaming.formats import FieldLayout, avro
+from headrace.streaming.formats import FieldLayout
 from headrace.streaming.formats.registry import head
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import (
     array,
     avro_bytes,
     avro_record,
-    client,
-    open_format,
+    opened,
     reads,
     record,
-    settings,
     spec,
     writes,
 )
 
-URL = "http://registry:8081"
 NULLABLE = ["null", "float"]
 HOME = avro_record(("zip", "string"), name="H")
 
 
-def of_registry(registry: Registry, layout: FieldLayout, **options: Any) -> Any:  # noqa: ANN401  # as they are
-    return open_format(
-        avro, settings(FormatKind.AVRO, registry=URL, **options), layout, client(registry)
-    )
-
-
 def of_file(path: Path, schema: object, layout: FieldLayout, **options: Any) -> Any:  # noqa: ANN401  # as they are
     file = path / "schema.avsc"
-    file.write_text(json.dumps(schema))
-    return open_format(avro, settings(FormatKind.AVRO, schema_file=str(file), **options), layout)
-
-
-def read_back(schema: str, value: bytes) -> Any:  # noqa: ANN401  # a record
-    return fastavro.schemaless_reader(
-        io.BytesIO(value), fastavro.parse_schema(json.loads(schema)), None
-    )
+    file.write_text(schema if isinstance(schema, str) else json.dumps(schema))
+    return opened(FormatKind.AVRO, layout, schema_file=str(file), **options)
 
 
 def test_kinds_of_values_are_read_as_models_take_them(tmp_path: Path) -> None:
@@ -121,15 +104,11 @@ def test_decimals_are_not_read_with_another_scale(tmp_path: Path) -> None:
         kind = {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": scale}
         return avro_record(("x", kind))
 
-    (tmp_path / "wanted.avsc").write_text(json.dumps(decimal(3)))
+    wanted = tmp_path / "wanted.avsc"
+    wanted.write_text(json.dumps(decimal(3)))
 
     with pytest.raises(InvalidArgumentError, match="with 2 decimal places, but is read with 3"):
-        of_file(
-            tmp_path,
-            decimal(2),
-            reads(spec("x")),
-            reader_schema_file=str(tmp_path / "wanted.avsc"),
-        )
+        of_file(tmp_path, decimal(2), reads(spec("x")), reader_schema_file=str(wanted))
 
 
 def test_schemas_that_refer_to_each_other_in_a_circle_are_refused() -> None:
@@ -137,7 +116,7 @@ def test_schemas_that_refer_to_each_other_in_a_circle_are_refused() -> None:
     for name, other in (("A", "B"), ("B", "A")):
         more = [{"name": other, "subject": other, "version": 1}]
         registry.add(name, avro_record(("x", ["null", other]), name=name), references=more)
-    read = of_registry(registry, reads(spec("x")))
+    read = opened(FormatKind.AVRO, reads(spec("x")), registry)
 
     found = read.decode([record(head(1) + b"\x02" * 100_000)])
 
@@ -148,7 +127,7 @@ def test_record_whose_schema_refers_to_nothing_costs_itself_only() -> None:
     registry = Registry()
     more = [{"name": "B", "subject": "B", "version": 1}]
     registry.add("A", avro_record(("x", "B")), references=more)
-    read = of_registry(registry, reads(spec("x")))
+    read = opened(FormatKind.AVRO, reads(spec("x")), registry)
 
     found = read.decode([record(head(1) + b"\0")])
 
@@ -165,25 +144,14 @@ def test_newest_schema_of_the_subject_is_written_if_none_is_given() -> None:
     schema["fields"].append({"name": "note", "type": "string", "default": "-"})
     number = registry.add("out-value", schema)
     layout = writes(spec("p", Datatype.FP32, 1), spec("label", Datatype.BYTES), answered=["pay"])
-    write = of_registry(registry, layout, subject="out-value", names={"p": "score"})
+    write = opened(FormatKind.AVRO, layout, registry, subject="out-value", names={"p": "score"})
 
-    (value,) = write.encode(
-        {
-            "p": array([[0.5]], Datatype.FP32),
-            "label": array([b"yes"], Datatype.BYTES),
-            "pay": ["-1.25"],
-        },
-        1,
-    )
+    columns = {"p": array([[0.5]], Datatype.FP32), "label": array([b"yes"], Datatype.BYTES)}
+    (value,) = write.encode(columns | {"pay": ["-1.25"]}, 1)
 
-    plain = json.dumps(schema).replace('"logicalType"', '"was"')
-    assert value[:5] == head(number)
-    assert read_back(plain, value[5:]) == {
-        "score": 0.5,
-        "label": "yes",
-        "pay": b"\x83",
-        "note": "-",
-    }
+    plain = json.loads(json.dumps(schema).replace('"logicalType"', '"was"'))
+    row = {"score": 0.5, "label": "yes", "pay": b"\x83", "note": "-"}
+    assert value == avro_bytes(plain, row, head(number))
 
 
 @pytest.mark.parametrize("pay", ["1.255", "ten", "NaN", "1e999999999", [1]])
@@ -196,37 +164,27 @@ def test_what_is_no_decimal_is_refused(tmp_path: Path, pay: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "why"),
+    ("datatype", "fields", "why"),
     [
-        ([("q", "float")], "answers have 'p', but their schema has no 'p', only: q"),
-        ([("p", "string")], "'p' is FP32, but in the answers' schema 'p' is string"),
-        ([("p", ["null"])], "'p' is FP32, but in the answers' schema 'p' is null"),
-        ([("p", {"type": "array", "items": "float"})], "has 'p' with 1 dimensions"),
-        ([("p", "float"), ("more", "int")], "needs 'more', which answers do not have"),
+        (Datatype.FP32, [("q", "float")], "have 'p', but their schema has no 'p', only: q"),
+        (Datatype.FP32, [("p", "string")], "'p' is FP32, but in the .* schema 'p' is string"),
+        (Datatype.FP32, [("p", ["null"])], "'p' is FP32, but in the .* schema 'p' is null"),
+        (Datatype.FP32, [("p", {"type": "array", "items": "float"})], "'p' with 1 dimensions"),
+        (Datatype.FP32, [("p", "float"), ("q", "int")], "needs 'q', which answers do not have"),
+        (Datatype.FP64, [("p", "float")], "'p' is FP64"),
+        (Datatype.INT64, [("p", "int")], "'p' is INT64"),
+        (Datatype.UINT32, [("p", "int")], "'p' is UINT32"),
+        (Datatype.INT8, [("p", "float")], "'p' is INT8"),
+        (Datatype.BOOL, [("p", "int")], "'p' is BOOL"),
     ],
 )
 def test_schema_that_answers_do_not_fit_is_refused_at_the_start(
-    tmp_path: Path, fields: list[tuple[str, Any]], why: str
+    tmp_path: Path, datatype: Datatype, fields: list[tuple[str, Any]], why: str
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=why):
-        of_file(tmp_path, avro_record(*fields), writes(spec("p")))
-
-
-@pytest.mark.parametrize(
-    ("datatype", "kind"),
-    [(Datatype.FP64, "float"), (Datatype.INT64, "int"), (Datatype.UINT32, "int"),
-     (Datatype.INT8, "float"), (Datatype.BOOL, "int")],
-)  # fmt: skip
-def test_type_that_cannot_hold_all_values_is_refused(
-    tmp_path: Path, datatype: Datatype, kind: str
-) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"'p' is {datatype}"):
-        of_file(tmp_path, avro_record(("p", kind)), writes(spec("p", datatype)))
+        of_file(tmp_path, avro_record(*fields), writes(spec("p", datatype)))
 
 
 def test_file_that_is_no_schema_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "bad.avsc"
-    file.write_text("{")
-
-    with pytest.raises(InvalidArgumentError, match=r"schema_file: '.*bad\.avsc': the Avro schema"):
-        open_format(avro, settings(FormatKind.AVRO, schema_file=str(file)), reads(spec("x")))
+    with pytest.raises(InvalidArgumentError, match=r"schema_file: '.*\.avsc': the Avro schema"):
+        of_file(tmp_path, "{", reads(spec("x")))

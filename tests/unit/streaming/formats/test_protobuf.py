@@ -4,33 +4,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import descriptor_pb2
 
 from headrace.core import (
     Datatype,
     InvalidArgumentError,
 )
 from headrace.core.spec.stream_parts import FormatKind
-from headrace.streaming.formats import FieldLayout, protobuf
+from headrace.streaming.formats import FieldLayout, FieldSpec
 from headrace.streaming.formats.proto_rows import from_descriptor, message_class
 from headrace.streaming.formats.registry import message_head
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import (
     add_fields,
     array,
-    client,
     descriptor_set,
-    open_format,
+    opened,
     proto,
     reads,
     record,
     serialized,
-    settings,
     spec,
     writes,
 )
 
-URL = "http://registry:8081"
 SHOP = proto(
     "shop",
     imports=["google/protobuf/timestamp.proto", "google/protobuf/wrappers.proto"],
@@ -66,17 +62,10 @@ CLICK = message_class(FILE.at((0,)))
 OTHER = message_class(FILE.at((1,)))
 
 
-def of_registry(registry: Registry, layout: FieldLayout, **options: Any) -> Any:  # noqa: ANN401  # as they are
-    return open_format(
-        protobuf, settings(FormatKind.PROTOBUF, registry=URL, **options), layout, client(registry)
-    )
-
-
 def of_file(path: Path, file: Any, layout: FieldLayout, **options: Any) -> Any:  # noqa: ANN401  # as they are
     target = path / "schema.pb"
-    target.write_bytes(descriptor_set(file))
-    options["descriptor_file"] = str(target)
-    return open_format(protobuf, settings(FormatKind.PROTOBUF, **options), layout)
+    target.write_bytes(file if isinstance(file, bytes) else descriptor_set(file))
+    return opened(FormatKind.PROTOBUF, layout, descriptor_file=str(target), **options)
 
 
 def click(number: int, **fields: Any) -> bytes:  # noqa: ANN401  # as they are
@@ -85,55 +74,29 @@ def click(number: int, **fields: Any) -> bytes:  # noqa: ANN401  # as they are
     return head + value
 
 
-def test_bad_records_cost_themselves_only() -> None:
+def test_bad_messages_cost_themselves_only() -> None:
     registry = Registry()
     number = registry.add("in-value", serialized(SHOP), schemaType="PROTOBUF")
-    avro = registry.add("avro-value", '"string"')
     broken = registry.add("bad-value", "message {", schemaType="PROTOBUF")
+    first = message_head(number, (0,))
+    deep = b"\x0b" * 500 + b"\x0c" * 500  # groups in groups
+    bad = {
+        message_head(number, (1,)) + OTHER(x=1).SerializeToString(): "it is a shop.Other, but",
+        message_head(number, (1, 3)): "lead to no message",
+        click(broken): "protoc --include_imports --descriptor_set_out=schema.pb",
+        first + OTHER(far="away").SerializeToString(): "only unknown ones; is it another message?",
+        first + deep: "not readable as Protobuf message shop.Click",
+        b"\0\0\0\0\1\xff": "message indexes",
+    }
     good = click(number, x=0.5)
-    other = message_head(number, (1,)) + OTHER(x=1).SerializeToString()
-    lost = message_head(number, (1, 3)) + b""
-    strange = message_head(number, (0,)) + OTHER(far="away").SerializeToString()
-    deep = message_head(number, (0,)) + nested(500)
-    values = [good, None, b"{}", good[:-1], other, lost, click(avro), click(broken), click(77),
-              strange, deep, b"\0\0\0\0\1\xff", good]  # fmt: skip
-    read = of_registry(registry, reads(spec("x")), message="shop.Click")
+    read = opened(FormatKind.PROTOBUF, reads(spec("x")), registry, message="shop.Click")
 
-    found = read.decode([record(value) for value in values])
+    found = read.decode([record(value) for value in (good, *bad, good)])
 
     assert found.columns == {"x": [0.5, 0.5]}
-    texts = {at: str(error) for at, error in found.errors.items()}
-    assert sorted(texts) == list(range(1, 12))
-    for at, why in (
-        (1, "tombstone"),
-        (2, "too short"),
-        (3, "not readable as Protobuf message shop.Click"),
-        (4, "it is a shop.Other, but options.message is shop.Click"),
-        (5, "lead to no message"),
-        (6, "it is AVRO, not PROTOBUF"),
-        (7, "protoc --include_imports --descriptor_set_out=schema.pb"),
-        (8, "/schemas/ids/77"),
-        (9, "only unknown ones; is it another message?"),
-        (10, "not readable as Protobuf message shop.Click"),
-        (11, "message indexes"),
-    ):
-        assert why in texts[at], at
-
-
-def nested(depth: int) -> bytes:
-    """A user whose boss has a boss, and so on."""
-    value = b""
-    for _ in range(depth):
-        value = b"\x12" + _varint(len(value)) + value
-    return b"\x2a" + _varint(len(value)) + value
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])
+    assert sorted(found.errors) == list(range(1, 7))
+    for at, why in enumerate(bad.values(), start=1):
+        assert why in str(found.errors[at])
 
 
 def test_kinds_of_values_are_read_as_models_take_them(tmp_path: Path) -> None:
@@ -174,24 +137,18 @@ def test_kinds_of_values_are_read_as_models_take_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "why"),
     [
-        ("nothing", "no field 'nothing'"),
-        ("x.y", "no field 'x.y'"),
-        ("friends.age", "no field 'friends.age'"),
-        ("user", r"is a message \(shop.Click.User\).*name a field of it, such as age, boss"),
-        ("friends", "is a message"),
-        ("counts", "is a map"),
+        (spec("nothing"), "no field 'nothing'"),
+        (spec("x.y"), "no field 'x.y'"),
+        (spec("friends.age"), "no field 'friends.age'"),
+        (spec("vector", Datatype.FP32, -1, -1), "does not tell the shape"),
+        (spec("user"), r"is a message \(shop.Click.User\).*name a field of it, such as age, boss"),
+        (spec("friends"), "is a message"),
+        (spec("counts"), "is a map"),
     ],
 )
-def test_field_that_is_no_value_is_refused(tmp_path: Path, field: str, why: str) -> None:
+def test_field_that_is_no_value_is_refused(tmp_path: Path, field: FieldSpec, why: str) -> None:
     with pytest.raises(InvalidArgumentError, match=why):
-        of_file(tmp_path, SHOP, reads(spec(field)), message="shop.Click")
-
-
-def test_flat_list_does_not_tell_two_open_dimensions(tmp_path: Path) -> None:
-    layout = reads(spec("vector", Datatype.FP32, -1, -1))
-
-    with pytest.raises(InvalidArgumentError, match="does not tell the shape"):
-        of_file(tmp_path, SHOP, layout, message="shop.Click")
+        of_file(tmp_path, SHOP, reads(field), message="shop.Click")
 
 
 def test_registry_that_gives_descriptors_needs_no_text() -> None:
@@ -199,15 +156,11 @@ def test_registry_that_gives_descriptors_needs_no_text() -> None:
     registry.add("user", "user text", schemaType="PROTOBUF")
     more = [{"name": "user.proto", "subject": "user", "version": 1}]
     number = registry.add("in-value", "text", schemaType="PROTOBUF", references=more)
-    user = descriptor_pb2.FileDescriptorProto(syntax="proto3", package="u")
-    user.message_type.add(name="User").field.add(name="age", number=1, label=1, type=5)
-    main = descriptor_pb2.FileDescriptorProto(syntax="proto3", dependency=["user.proto"])
-    main.message_type.add(name="M").field.add(name="u", number=1, label=1, type_name=".u.User")
     registry.descriptors = {
-        "user text": user.SerializeToString(),
-        "text": main.SerializeToString(),
+        "user text": proto("u", User=["int32 age"]).SerializeToString(),
+        "text": proto(imports=["user.proto"], M=[".u.User u"]).SerializeToString(),
     }
-    read = of_registry(registry, reads(spec("u.age", Datatype.INT32)))
+    read = opened(FormatKind.PROTOBUF, reads(spec("u.age", Datatype.INT32)), registry)
 
     found = read.decode([record(message_head(number, (0,)) + b"\x0a\x02\x08\x07")])
 
@@ -223,8 +176,10 @@ def test_registry_that_gives_text_is_refused_unless_a_descriptor_set_is_given(
     file = tmp_path / "schema.pb"
     file.write_bytes(descriptor_set(proto(M=["float x"])))
 
-    refused = of_registry(registry, reads(spec("x"))).decode([value])
-    found = of_registry(registry, reads(spec("x")), descriptor_file=str(file)).decode([value])
+    layout, kind = reads(spec("x")), FormatKind.PROTOBUF
+
+    refused = opened(kind, layout, registry).decode([value])
+    found = opened(kind, layout, registry, descriptor_file=str(file)).decode([value])
 
     assert "protoc --include_imports --descriptor_set_out=schema.pb" in str(refused.errors[0])
     assert (found.columns, found.errors) == ({"x": [0.5]}, {})
@@ -232,11 +187,7 @@ def test_registry_that_gives_text_is_refused_unless_a_descriptor_set_is_given(
 
 def test_text_of_a_proto_file_is_refused_with_the_command_that_compiles_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"buf build -o schema\.pb.*descriptor_file"):
-        open_format(
-            protobuf,
-            settings(FormatKind.PROTOBUF, schema_file=str(tmp_path / "a.proto")),
-            reads(spec("x")),
-        )
+        opened(FormatKind.PROTOBUF, reads(spec("x")), schema_file=str(tmp_path / "a.proto"))
 
 
 def test_files_that_import_each_other_are_refused() -> None:
@@ -246,7 +197,7 @@ def test_files_that_import_each_other_are_refused() -> None:
         file = proto(imports=[f"{other}.proto"])
         file.message_type.add(name=f"M{name}")
         registry.add(name, serialized(file), schemaType="PROTOBUF", references=more)
-    read = of_registry(registry, reads(spec("x")))
+    read = opened(FormatKind.PROTOBUF, reads(spec("x")), registry)
 
     found = read.decode([record(message_head(1, (0,)))])
 
@@ -257,7 +208,7 @@ def test_files_that_import_each_other_are_refused() -> None:
 def test_descriptor_that_is_none_is_refused(text: str) -> None:
     registry = Registry()
     number = registry.add("in-value", text, schemaType="PROTOBUF")
-    read = of_registry(registry, reads(spec("x")))
+    read = opened(FormatKind.PROTOBUF, reads(spec("x")), registry)
 
     found = read.decode([record(message_head(number, (0,)))])
 
@@ -265,12 +216,10 @@ def test_descriptor_that_is_none_is_refused(text: str) -> None:
 
 
 def test_descriptor_file_says_how_records_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "shop.pb"
-    path.write_bytes(descriptor_set(SHOP, proto(name="alone.proto", Alone=[])))
+    content = descriptor_set(SHOP, proto(name="alone.proto", Alone=[]))
     layout = reads(spec("x"))
-    options = {"descriptor_file": str(path), "message": "shop.Other"}
-    plain = open_format(protobuf, settings(FormatKind.PROTOBUF, **options), layout)
-    framed = of_registry(Registry(), layout, **options)
+    plain = of_file(tmp_path, content, layout, message="shop.Other")
+    framed = of_file(tmp_path, content, layout, message="shop.Other", registry=Registry())
     value = OTHER(x=0.5).SerializeToString()
 
     assert plain.decode([record(value)]).columns == {"x": [0.5]}
@@ -291,38 +240,25 @@ def test_descriptor_file_says_how_records_are_read(tmp_path: Path) -> None:
 def test_descriptor_file_without_the_message_is_refused(
     tmp_path: Path, content: bytes, message: str, why: str
 ) -> None:
-    path = tmp_path / "shop.pb"
-    path.write_bytes(content)
-    options = {"descriptor_file": str(path), "message": message}
-
     with pytest.raises(InvalidArgumentError, match=why):
-        open_format(protobuf, settings(FormatKind.PROTOBUF, **options), reads(spec("x")))
+        of_file(tmp_path, content, reads(spec("x")), message=message)
 
 
 def test_type_of_what_is_passed_on_has_to_be_known() -> None:
     with pytest.raises(InvalidArgumentError, match=r"'id' .* name it in options\.types"):
-        open_format(protobuf, settings(FormatKind.PROTOBUF), writes(spec("p"), answered=["id"]))
+        opened(FormatKind.PROTOBUF, writes(spec("p"), answered=["id"]))
 
 
 def test_newest_schema_of_the_subject_is_written_if_none_is_given() -> None:
     registry = Registry()
     number = registry.add("out-value", serialized(SHOP), schemaType="PROTOBUF")
-    write = of_registry(
-        registry,
-        writes(spec("p", Datatype.FP32, 1), spec("k", Datatype.BYTES), answered=["raw"]),
-        subject="out-value",
-        message="shop.Click",
-        names={"p": "maybe", "k": "kind"},
-    )
+    layout = writes(spec("p", Datatype.FP32, 1), spec("k", Datatype.BYTES), answered=["raw"])
+    options = {"subject": "out-value", "message": "shop.Click"}
+    names = {"p": "maybe", "k": "kind"}
+    write = opened(FormatKind.PROTOBUF, layout, registry, names=names, **options)
 
-    (value,) = write.encode(
-        {
-            "p": array([[0.5]], Datatype.FP32),
-            "k": array([b"SOME"], Datatype.BYTES),
-            "raw": [b"\xff"],
-        },
-        1,
-    )
+    columns = {"p": array([[0.5]], Datatype.FP32), "k": array([b"SOME"], Datatype.BYTES)}
+    (value,) = write.encode(columns | {"raw": [b"\xff"]}, 1)
 
     assert value == click(number, maybe=0.5, kind=1, raw=b"\xff")
 

@@ -20,22 +20,10 @@ from headrace.streaming.formats.registry import (
     message_path,
     schema_id,
 )
-from tests.schema_registries import Registry, Reply
+from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import client
 
 SCHEMA = {"type": "record", "name": "R", "fields": []}
-
-
-class Failing:
-    """Answers so a few times, and then lets the registry answer."""
-
-    def __init__(self, status: int, body: bytes = b"", times: int = 1 << 30) -> None:
-        self.left = times
-        self.reply = (status, body)
-
-    def __call__(self) -> Reply | None:
-        self.left -= 1
-        return self.reply if self.left >= 0 else None
 
 
 def test_schema_is_asked_for_once() -> None:
@@ -69,7 +57,8 @@ def test_failure_that_passes_is_not_seen() -> None:
     pauses: list[float] = []
     registry = Registry()
     number = registry.add("in-value", SCHEMA)
-    registry.instead = Failing(503, times=2)
+    failures = iter([(503, b"")] * 2)
+    registry.instead = lambda: next(failures, None)
 
     found = client(registry, pause=pauses.append).by_id(number)
 
@@ -94,7 +83,7 @@ def test_failure_that_passes_is_not_seen() -> None:
     ids=lambda value: str(value)[:20],
 )
 def test_registry_that_cannot_tell_is_away(status: int, body: bytes, why: str) -> None:
-    registry = Registry(instead=Failing(status, body))
+    registry = Registry(instead=lambda: (status, body))
 
     with pytest.raises(UnavailableError, match=why) as caught:
         client(registry).by_id(1)
@@ -176,13 +165,14 @@ def test_message_path_comes_back(number: int, path: list[int], rest: bytes) -> N
     assert (schema_id(value), found, value[at:]) == (number, tuple(path), rest)
 
 
-def test_first_message_is_one_zero() -> None:
-    assert message_head(7, (0,)) == b"\0\0\0\0\x07\0"
-
-
-def test_bytes_are_those_that_confluents_own_serializers_wrote() -> None:
-    assert message_path(bytes.fromhex("00000000030204")) == ((2,), 7)
-    assert message_head(3, (2,)) == bytes.fromhex("00000000030204")
+@pytest.mark.parametrize(
+    ("number", "path", "value"), [(3, (2,), "00000000030204"), (7, (0,), "000000000700")]
+)
+def test_bytes_are_those_that_confluents_own_serializers_wrote(
+    number: int, path: tuple[int, ...], value: str
+) -> None:
+    assert message_path(bytes.fromhex(value)) == (path, len(value) // 2)
+    assert message_head(number, path) == bytes.fromhex(value)
 
 
 @pytest.mark.parametrize(

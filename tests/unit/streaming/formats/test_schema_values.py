@@ -21,7 +21,7 @@ from headrace.core import (
 from headrace.core.spec.stream_parts import FormatKind
 from headrace.protocol.inputs import ModelInputs
 from headrace.streaming.codec import AnswerFields, FieldCodec, InputSource
-from headrace.streaming.formats import FieldLayout, FieldSpec, avro, protobuf
+from headrace.streaming.formats import FieldSpec
 from headrace.streaming.formats.proto_rows import from_descriptor, message_class
 from headrace.streaming.formats.registry import head, message_head
 from tests.schema_registries import Registry
@@ -29,32 +29,17 @@ from tests.unit.streaming.formats.rows import (
     array,
     avro_bytes,
     avro_record,
-    client,
     descriptor_set,
-    open_format,
+    opened,
     proto,
     reads,
     record,
     serialized,
-    settings,
     spec,
     writes,
 )
 
-MODULES: dict[FormatKind, Any] = {FormatKind.AVRO: avro, FormatKind.PROTOBUF: protobuf}
-both = pytest.mark.parametrize("kind", list(MODULES))
-
-
-def opened(
-    kind: FormatKind,
-    layout: FieldLayout,
-    registry: Registry | None = None,
-    **options: Any,  # noqa: ANN401  # as they are
-) -> Any:  # noqa: ANN401  # a reader or a writer
-    if registry is None:
-        return open_format(MODULES[kind], settings(kind, **options), layout)
-    options["registry"] = "http://registry:8081"
-    return open_format(MODULES[kind], settings(kind, **options), layout, client(registry))
+both = pytest.mark.parametrize("kind", [FormatKind.AVRO, FormatKind.PROTOBUF])
 
 
 class Producer:
