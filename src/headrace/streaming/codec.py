@@ -64,7 +64,7 @@ class Decoded:
 class Added:
     """Fields that records have in addition to their own, such as window values."""
 
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
     """A value for each record, by field name; those of records in `errors` are undefined."""
     errors: Mapping[int, HeadraceError] = field(default_factory=dict)
     """Why a record cannot be scored, by its position."""
@@ -76,10 +76,7 @@ class Added:
             for index, position in enumerate(positions)
             if position in self.errors
         }
-        columns = {
-            name: [column[position] for position in positions]
-            for name, column in self.columns.items()
-        }
+        columns = {name: _pick(column, positions) for name, column in self.columns.items()}
         return Added(columns=columns, errors=errors)
 
 

@@ -18,16 +18,9 @@ from headrace.core import InvalidArgumentError
 Node = Any
 """A schema or a part of one, as decoded JSON."""
 
-_MIN_BYTES: Final = {
-    "null": 0,
-    "boolean": 1,
-    "int": 1,
-    "long": 1,
-    "float": 4,
-    "double": 8,
-    "bytes": 1,
-    "string": 1,
-}
+_PRIMITIVES: Final = frozenset(
+    {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}
+)
 _MAX_DEPTH: Final = 64
 _MAX_FIXED: Final = 1 << 24
 _MAX_NODES: Final = 10_000
@@ -111,15 +104,15 @@ def _bad(reason: object) -> InvalidArgumentError:
 
 @dataclass(slots=True)
 class _Walk:
-    """Visits a schema once; each visit returns the minimum bytes of a value."""
+    """Visits a schema once; each visit returns whether every value takes bytes."""
 
     others: Mapping[str, Node]
     named: dict[str, Node] = field(default_factory=dict)
-    least: dict[str, int] = field(default_factory=dict)
+    takes_bytes: dict[str, bool] = field(default_factory=dict)
     in_progress: set[str] = field(default_factory=set)
     nodes: int = 0
 
-    def visit(self, node: Node, namespace: str, depth: int) -> tuple[Node, int]:
+    def visit(self, node: Node, namespace: str, depth: int) -> tuple[Node, bool]:
         self.nodes += 1
         if depth > _MAX_DEPTH or self.nodes > _MAX_NODES:
             raise _bad(f"it has more than {_MAX_DEPTH} levels or {_MAX_NODES} parts")
@@ -129,42 +122,42 @@ class _Walk:
             parts = [self.visit(branch, namespace, depth + 1) for branch in node]
             if not parts:
                 raise _bad("it has a union of nothing")
-            return [part for part, _ in parts], 1 + min(minimum for _, minimum in parts)
+            return [part for part, _ in parts], True
         if not isinstance(node, dict) or "type" not in node:
             raise _bad(f"{str(node)[:80]} is no type")
         return self._definition(node, namespace, depth)
 
-    def _name(self, name: str, namespace: str, depth: int) -> tuple[Node, int]:
-        if name in _MIN_BYTES:
-            return name, _MIN_BYTES[name]
+    def _name(self, name: str, namespace: str, depth: int) -> tuple[Node, bool]:
+        if name in _PRIMITIVES:
+            return name, name != "null"
         full = _full(name, namespace)
         for candidate in (full, name):
             if candidate in self.in_progress:
                 raise _bad(f"'{candidate}' holds itself, so its values could be of any depth")
             if candidate in self.named:
-                return candidate, self.least[candidate]
+                return candidate, self.takes_bytes[candidate]
             if candidate in self.others:
                 return self.visit(self.others[candidate], "", depth + 1)
         raise _bad(f"it uses '{full}', which nothing defines")
 
-    def _definition(self, node: Node, namespace: str, depth: int) -> tuple[Node, int]:
+    def _definition(self, node: Node, namespace: str, depth: int) -> tuple[Node, bool]:
         kind = node["type"]
         if kind == "array":
-            items, minimum = self.visit(node.get("items"), namespace, depth + 1)
-            if not minimum:
+            items, takes_bytes = self.visit(node.get("items"), namespace, depth + 1)
+            if not takes_bytes:
                 raise _bad("it has an array whose items take no bytes, so it could have any length")
-            return {"type": "array", "items": items}, 1
+            return {"type": "array", "items": items}, True
         if kind == "map":
             values, _ = self.visit(node.get("values"), namespace, depth + 1)
-            return {"type": "map", "values": values}, 1
+            return {"type": "map", "values": values}, True
         if kind in ("enum", "fixed") or (isinstance(kind, str) and kind in RECORD_KINDS):
             return self._named(node, kind, namespace, depth)
-        inner, minimum = self.visit(kind, namespace, depth + 1)
+        inner, takes_bytes = self.visit(kind, namespace, depth + 1)
         if isinstance(inner, str) and inner == "bytes":
-            return {"type": "bytes", **_scale(node)}, minimum
-        return inner, minimum
+            return {"type": "bytes", **_scale(node)}, takes_bytes
+        return inner, takes_bytes
 
-    def _named(self, node: Node, kind: str, namespace: str, depth: int) -> tuple[Node, int]:
+    def _named(self, node: Node, kind: str, namespace: str, depth: int) -> tuple[Node, bool]:
         name = node.get("name")
         if not isinstance(name, str):
             raise _bad(f"it has a {kind} without a name")
@@ -177,24 +170,25 @@ class _Walk:
             definition["aliases"] = aliases
         if kind == "enum":
             definition |= {key: node[key] for key in ("symbols", "default") if key in node}
-            minimum = 1
+            takes_bytes = True
         elif kind == "fixed":
-            minimum = node.get("size", -1)
-            if type(minimum) is not int or not 0 <= minimum <= _MAX_FIXED:
+            size = node.get("size", -1)
+            if type(size) is not int or not 0 <= size <= _MAX_FIXED:
                 raise _bad(f"'{full}' is fixed, but not of 0 to {_MAX_FIXED} bytes")
-            definition |= {"size": minimum, **_scale(node)}
+            definition |= {"size": size, **_scale(node)}
+            takes_bytes = size > 0
         else:
             self.in_progress.add(full)
-            definition["fields"], minimum = self._fields(node, full, depth)
+            definition["fields"], takes_bytes = self._fields(node, full, depth)
             self.in_progress.remove(full)
         self.named[full] = definition
-        self.least[full] = minimum
-        return definition, minimum
+        self.takes_bytes[full] = takes_bytes
+        return definition, takes_bytes
 
-    def _fields(self, node: Node, full: str, depth: int) -> tuple[list[Node], int]:
+    def _fields(self, node: Node, full: str, depth: int) -> tuple[list[Node], bool]:
         fields: list[Node] = []
         names: set[str] = set()
-        total = 0
+        takes_bytes = False
         declared = node.get("fields")
         if not isinstance(declared, list):
             raise _bad(f"the record '{full}' has no list of fields")
@@ -204,11 +198,11 @@ class _Walk:
             if item["name"] in names:
                 raise _bad(f"the record '{full}' has two fields '{item['name']}'")
             names.add(item["name"])
-            inner, minimum = self.visit(item.get("type"), full.rpartition(".")[0], depth + 1)
+            inner, has_bytes = self.visit(item.get("type"), full.rpartition(".")[0], depth + 1)
             extras = {key: item[key] for key in ("default", "aliases") if key in item}
             fields.append({"name": item["name"], "type": inner, **extras})
-            total += minimum
-        return fields, total
+            takes_bytes = takes_bytes or has_bytes
+        return fields, takes_bytes
 
 
 def _scale(node: Node) -> dict[str, int]:

@@ -13,8 +13,9 @@ from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from headrace.core import Datatype, InvalidArgumentError
@@ -85,11 +86,6 @@ class ProtoFile:
     def _messages(self) -> list[Any]:
         file = self.pool.FindFileByName(self.file.name)
         return list(file.message_types_by_name.values())
-
-
-def message_class(descriptor: Any) -> Any:  # noqa: ANN401  # as above
-    """Return the class of a message type."""
-    return message_factory.GetMessageClass(descriptor)
 
 
 def from_descriptor(file: Any) -> ProtoFile:  # noqa: ANN401  # as above
@@ -197,7 +193,7 @@ def _build(files: dict[str, Any], main: str) -> ProtoFile:
         try:
             pool.Add(descriptor)
         except (TypeError, ValueError) as error:
-            missing = ", ".join(set(files[name].dependency) - files.keys())
+            missing = ", ".join(sorted(set(files[name].dependency) - files.keys()))
             hint = f"; it imports {missing[:300]}, which is not there" if missing else ""
             msg = f"the Protobuf schema cannot be used: {str(error)[:200]}{hint}: give "
             raise InvalidArgumentError(msg + "options.descriptor_file") from None
@@ -234,7 +230,7 @@ def message_reader(
     getters = {spec.name: _getter(descriptor, spec.name, spec) for spec in inputs}
     getters |= {name: _getter(descriptor, name, None) for name in passed}
     kind = f"Protobuf message {descriptor.full_name}"
-    read = message_class(descriptor).FromString
+    read = GetMessageClass(descriptor).FromString
 
     def parse(value: bytes, offset: int) -> Any:  # noqa: ANN401  # protobuf ships no types
         try:
@@ -312,7 +308,7 @@ def _nested(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
         nested: list[Any] = np.array(flat, object).reshape(shape).tolist()
     except ValueError:
         return flat
-    return nested
+    return nested if flat else flat
 
 
 def _element_change(field: Any, path: str, spec: FieldSpec | None) -> Getter | None:  # noqa: ANN401  # as above

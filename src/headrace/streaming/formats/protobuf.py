@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message_factory import GetMessageClass
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.core.spec.stream_parts import StreamFormatSpec
@@ -30,7 +31,6 @@ from headrace.streaming.formats.proto_rows import (
     from_descriptor,
     from_descriptor_set,
     from_registry,
-    message_class,
     message_reader,
 )
 from headrace.streaming.formats.registry import (
@@ -129,7 +129,7 @@ def message_writer(
     fields = descriptor.fields_by_name
     required = {name: field.is_required for name, field in fields.items()}
     called = names_in_schema(layout, names, required)
-    make = message_class(descriptor)
+    make = GetMessageClass(descriptor)
     values: dict[str, Callable[[Column, int], list[object]]] = {
         name: lambda column, _: list(column) for name in layout.answered
     }

@@ -63,12 +63,6 @@ class Schema(msgspec.Struct, frozen=True, rename="camel"):
     references: tuple[SchemaReference, ...] = ()
 
 
-class Registered(Schema, frozen=True, rename="camel", kw_only=True):
-    """A version of a subject."""
-
-    id: int
-
-
 class _Id(msgspec.Struct, frozen=True):
     id: int
 
@@ -132,15 +126,15 @@ class SchemaRegistry:
         """
         return self._immutable(f"/schemas/ids/{number}", wire)
 
-    def newest(self, subject: str, *, wire: str = "") -> Registered:
-        """Return the newest version of a subject.
+    def newest(self, subject: str) -> int:
+        """Return the id of a subject's newest version.
 
         Raises:
             NotFoundError: The subject has no version.
             UnavailableError: The registry is unavailable.
         """
         path = f"/subjects/{quote(subject, safe='')}/versions/latest"
-        return self._read(self._ask("GET", path, wire=wire), Registered)
+        return self._read(self._ask("GET", path), _Id).id
 
     def find(self, subject: str, schema: Schema) -> int:
         """Return the id of exactly this schema in a subject.
@@ -186,13 +180,13 @@ class SchemaRegistry:
         return schemas
 
     def _immutable(self, path: str, wire: str) -> Schema:
-        if (path, wire) not in self._schemas:
+        schema = self._schemas.get((path, wire))
+        if schema is None:
             schema = self._read(self._ask("GET", path, wire=wire), Schema)
             if len(self._schemas) >= _REMEMBERED:
                 self._schemas.clear()
             self._schemas[path, wire] = schema
-            return schema
-        return self._schemas[path, wire]
+        return schema
 
     def _ask(self, method: str, path: str, schema: Schema | None = None, wire: str = "") -> bytes:
         """Return the body of a response, after up to a few attempts."""

@@ -107,8 +107,9 @@ def names_in_schema(
             raise InvalidArgumentError(f"{msg}; see options.names, or choose another sink_format")
     for schema_name, is_required in fields.items():
         if is_required and schema_name not in called.values():
-            msg = f"the answers' schema needs '{schema_name}', which answers do not have: give it a"
-            raise InvalidArgumentError(f"{msg} default, or choose another sink_format")
+            msg = f"the answers' schema needs '{schema_name}', which answers do not have: make it"
+            hint = "optional (in Avro, give it a default), or choose another sink_format"
+            raise InvalidArgumentError(f"{msg} {hint}")
     return called
 
 
@@ -164,8 +165,8 @@ class SchemaReader(Generic[S]):
         self._plain: RowReader | None = None
         self._readers: dict[bytes, RowReader | InvalidArgumentError] = {}
         self._schemas: dict[int, S | InvalidArgumentError] = {}
-        schema = form.from_file()
-        if schema is not None and (registry is None or form.file_reads_all):
+        schema = form.from_file() if registry is None or form.file_reads_all else None
+        if schema is not None:
             self._plain = form.reader(schema, None)
         elif registry is None:
             msg = f"the format {form.kind} is read with a schema: name options.registry or"
@@ -209,35 +210,32 @@ class SchemaReader(Generic[S]):
         """Return the reader of a value with a new header, and the offset of its content."""
         number = schema_id(value)
         path, offset = self._form.path(value)
-        begin = value[:offset]
-        if begin not in self._readers:
+        reader = self._readers.get(value[:offset])
+        if reader is None:
             if len(self._readers) >= _MAX_READERS:
                 self._readers.clear()
             try:
                 reader = self._plain or self._form.reader(self._schema(number), path)
-            except InvalidArgumentError as error:  # schemas do not change
-                self._readers[begin] = InvalidArgumentError(
-                    f"schema {number} of the registry: {error}"
-                )
-            else:
-                self._readers[begin] = reader
-        return self._readers[begin], offset
+            except InvalidArgumentError as error:  # remembered, as schemas do not change
+                reader = InvalidArgumentError(f"schema {number} of the registry: {error}")
+            self._readers[value[:offset]] = reader
+        return reader, offset
 
     def _schema(self, number: int) -> S:
         """Return a schema, read once: many paths may name messages that it lacks."""
-        assert self._registry is not None
-        if number not in self._schemas:
+        schema = self._schemas.get(number)
+        if schema is None:
+            assert self._registry is not None
             if len(self._schemas) >= _MAX_READERS:
                 self._schemas.clear()
-            schema = self._registry.by_id(number, wire=self._form.wire)
             try:
-                self._schemas[number] = _read_schema(self._form, self._registry, schema)
+                schema = _read_schema(self._form, self._registry, number)
             except InvalidArgumentError as error:
-                self._schemas[number] = error
-        schema_or_error = self._schemas[number]
-        if isinstance(schema_or_error, InvalidArgumentError):
-            raise schema_or_error.with_traceback(None)
-        return schema_or_error
+                schema = error
+            self._schemas[number] = schema
+        if isinstance(schema, InvalidArgumentError):
+            raise schema.with_traceback(None)
+        return schema
 
 
 class SchemaWriter(Generic[S]):
@@ -293,8 +291,8 @@ class SchemaWriter(Generic[S]):
                 assert self._schema is not None
                 return self._schema, None
             if self._schema is None:
-                newest = registry.newest(subject, wire=form.wire)
-                return _read_schema(form, registry, newest), newest.id
+                number = registry.newest(subject)
+                return _read_schema(form, registry, number), number
             ask = registry.register if form.options.register else registry.find
             schema = Schema(text=form.text(self._schema), schema_type=form.kind.upper())
             return self._schema, ask(subject, schema)
@@ -303,7 +301,8 @@ class SchemaWriter(Generic[S]):
             raise FailedPreconditionError(msg) from None
 
 
-def _read_schema(form: SchemaFormat[S], registry: SchemaRegistry, schema: Schema) -> S:
+def _read_schema(form: SchemaFormat[S], registry: SchemaRegistry, number: int) -> S:
+    schema = registry.by_id(number, wire=form.wire)
     if schema.schema_type != form.kind.upper():
         msg = f"it is {schema.schema_type}, not {form.kind.upper()}"
         raise InvalidArgumentError(msg)

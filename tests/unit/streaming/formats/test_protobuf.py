@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 
 from headrace.core import (
     Datatype,
@@ -11,7 +12,7 @@ from headrace.core import (
 )
 from headrace.core.spec.stream_parts import FormatKind
 from headrace.streaming.formats import FieldLayout, FieldSpec
-from headrace.streaming.formats.proto_rows import from_descriptor, message_class
+from headrace.streaming.formats.proto_rows import from_descriptor
 from headrace.streaming.formats.registry import message_head
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import (
@@ -58,8 +59,8 @@ _kind = SHOP.message_type[0].enum_type.add(name="Kind")
 _kind.value.add(name="NONE", number=0)
 _kind.value.add(name="SOME", number=1)
 FILE = from_descriptor(SHOP)
-CLICK = message_class(FILE.at((0,)))
-OTHER = message_class(FILE.at((1,)))
+CLICK = GetMessageClass(FILE.at((0,)))
+OTHER = GetMessageClass(FILE.at((1,)))
 
 
 def of_file(path: Path, file: Any, layout: FieldLayout, **options: Any) -> Any:  # noqa: ANN401  # as they are
@@ -97,6 +98,11 @@ def test_bad_messages_cost_themselves_only() -> None:
     assert sorted(found.errors) == list(range(1, 7))
     for at, why in enumerate(bad.values(), start=1):
         assert why in str(found.errors[at])
+
+
+@pytest.mark.parametrize("path", [(0,), (1,), (0, 0), (0, 1)])
+def test_message_has_the_path_at_which_it_is(path: tuple[int, ...]) -> None:
+    assert FILE.path_of(FILE.at(path)) == path
 
 
 def test_kinds_of_values_are_read_as_models_take_them(tmp_path: Path) -> None:

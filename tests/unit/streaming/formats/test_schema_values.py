@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ from headrace.core.spec.stream_parts import FormatKind
 from headrace.protocol.inputs import ModelInputs
 from headrace.streaming.codec import AnswerFields, FieldCodec, InputSource
 from headrace.streaming.formats import FieldSpec
-from headrace.streaming.formats.proto_rows import from_descriptor, message_class
+from headrace.streaming.formats.proto_rows import from_descriptor
 from headrace.streaming.formats.registry import head, message_head
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import (
@@ -67,7 +68,7 @@ class Producer:
     def value(self, number: int, row: Mapping[str, object]) -> bytes:
         if self.kind is FormatKind.AVRO:
             return avro_bytes(self.avro, row, head(number))
-        message = message_class(from_descriptor(self.proto).at((0,)))(**row)
+        message = GetMessageClass(from_descriptor(self.proto).at((0,)))(**row)
         return message_head(number, (0,)) + bytes(message.SerializeToString())
 
 
