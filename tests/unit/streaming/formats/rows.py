@@ -15,11 +15,17 @@ from google.protobuf.descriptor_pb2 import (
 
 from headrace.core import Array, Datatype
 from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec
-from headrace.streaming.formats import FieldLayout, FieldSpec, avro, protobuf
+from headrace.streaming.formats import FieldLayout, FieldSpec, avro, json_objects, protobuf
 from headrace.streaming.formats.options import SchemaOptions
 from headrace.streaming.formats.registry import SchemaRegistry
 from headrace.streaming.records import Record, TopicPartition
 from tests.schema_registries import Registry
+
+MODULES = {
+    FormatKind.AVRO: avro,
+    FormatKind.JSON: json_objects,
+    FormatKind.PROTOBUF: protobuf,
+}
 
 
 def record(value: bytes | None) -> Record:
@@ -119,8 +125,10 @@ def opened(
     **options: Any,  # noqa: ANN401  # as they are
 ) -> Any:  # noqa: ANN401  # a reader or a writer
     """What the layout asks a format for, with a registry in memory or at a URL."""
-    module = {FormatKind.AVRO: avro, FormatKind.PROTOBUF: protobuf}[kind]
-    make: Any = module.make_writer if layout.outputs or layout.answered else module.make_reader
+    module: Any = MODULES[kind]
+    make = module.make_writer if layout.outputs or layout.answered else module.make_reader
+    if kind is FormatKind.JSON:
+        return make(StreamFormatSpec(kind=kind), layout)
     source = None
     if isinstance(registry, Registry):
         source = client(registry)

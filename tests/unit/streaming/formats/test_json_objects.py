@@ -1,48 +1,20 @@
-"""Outputs of a batch are written at once and cut into rows: as if each were written alone."""
+"""JSON objects of other programs are read, and answers are what JSON allows."""
 
 import json
 import math
-from collections.abc import Callable
 
 import msgspec
 import numpy as np
-import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from headrace.core import Array, Datatype, InvalidArgumentError, ModelSignature, TensorSpec
+from headrace.core import Datatype, InvalidArgumentError, ModelSignature, TensorSpec
 from headrace.protocol.inputs import ModelInputs
 from headrace.streaming.codec import AnswerFields, Decoded, FieldCodec, InputSource
 from headrace.streaming.formats import FieldLayout, FieldSpec
 from headrace.streaming.formats.json_objects import JsonObjects, cut_rows
 from tests.unit.streaming.parts import records
-
-DTYPES = ["<f4", "<f8", "<f2", "<i8", "<u8", "|i1", "|b1"]
-
-
-@given(
-    array=st.sampled_from(DTYPES).flatmap(
-        lambda dtype: hnp.arrays(
-            dtype,
-            hnp.array_shapes(min_dims=1, max_dims=4, min_side=0),
-            elements={"allow_infinity": False} if "f" in dtype else None,
-        )
-    )
-)
-def test_each_row_is_as_if_it_were_alone(array: Array) -> None:
-    texts, depth = cut_rows(array)
-
-    assert [b"[" * depth + text + b"]" * depth for text in texts] == [
-        orjson.dumps(np.ascontiguousarray(row), option=orjson.OPT_SERIALIZE_NUMPY)
-        if array.ndim > 1 and array.size
-        else orjson.dumps(array[at : at + 1], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-        if array.size
-        else orjson.dumps(row.tolist())
-        for at, row in enumerate(array)
-    ]
-
 
 NAN = '"y": NaN'
 FLOATS = st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf])
@@ -60,26 +32,30 @@ def decoded(values: list[bytes], datatype: Datatype = Datatype.FP32) -> Decoded:
     return FieldCodec(reads, [source], written, batched=True).decode(records(*values))
 
 
-@pytest.mark.parametrize("write", [json.dumps, None], ids=["python", "headrace"])
 @given(rows=st.lists(st.lists(FLOATS, min_size=3, max_size=3), min_size=1, max_size=6))
-def test_floats_survive_records(
-    write: Callable[[object], str] | None, rows: list[list[float]]
-) -> None:
+def test_floats_of_pythons_json_are_read(rows: list[list[float]]) -> None:
     array = np.array(rows, np.float32)
-    if write is None:
-        spec = FieldSpec(name="x", datatype=Datatype.FP32, shape=(3,))
-        values = JsonObjects(FieldLayout(inputs=(), outputs=(spec,))).encode(
-            {"x": array}, len(array)
-        )
-        assert all(json.loads(value, parse_constant=pytest.fail) for value in values)
-    else:
-        values = [write({"x": row, "other": row}).encode() for row in array.tolist()]
 
-    got = decoded(values)
+    got = decoded([json.dumps({"x": row, "other": row}).encode() for row in array.tolist()])
 
     assert got.errors == {}
     (group,) = got.groups
     assert np.array_equal(group.inputs["x"], array, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([[math.nan, math.inf], [-math.inf, 0.5]], [[None, "Infinity"], ["-Infinity", 0.5]]),
+        ([[], []], [[], []]),
+    ],
+)
+def test_answers_are_json_by_its_standard(values: list[list[float]], text: list[object]) -> None:
+    layout = FieldLayout(inputs=(), outputs=(FieldSpec(name="x", datatype=Datatype.FP32),))
+
+    answers = JsonObjects(layout).encode({"x": np.array(values, np.float32)}, 2)
+
+    assert [json.loads(one, parse_constant=pytest.fail)["x"] for one in answers] == text
 
 
 @given(

@@ -1,4 +1,4 @@
-"""Avro and Protobuf alike: values with schemas of a registry or a file become columns, and back."""
+"""Formats with fields: tensors come back, and Avro and Protobuf use schemas alike."""
 
 import json
 from collections.abc import Mapping
@@ -27,6 +27,7 @@ from headrace.streaming.formats.proto_rows import from_descriptor
 from headrace.streaming.formats.registry import head, message_head
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import (
+    MODULES,
     array,
     avro_bytes,
     avro_record,
@@ -239,7 +240,7 @@ def tensors(draw: st.DrawFn, rows: int) -> tuple[FieldSpec, Any]:
 
 
 @pytest.mark.slow
-@both
+@pytest.mark.parametrize("kind", list(MODULES))
 @given(data=st.data(), rows=st.integers(1, 4))
 def test_tensors_and_passed_fields_come_back(
     kind: FormatKind, data: st.DataObject, rows: int
