@@ -114,6 +114,8 @@ def test_registry_proves_itself_and_so_do_we(
             return asking.register("s", Schema(text='"string"'))
 
         assert ask(ca_file=str(authority.ca), **user) == 1
+        registry.authorization = "Bearer pw"
+        assert ask(ca_file=str(authority.ca), token="${REGISTRY_PASSWORD}") == 1  # noqa: S106  # a name
         with pytest.raises(UnavailableError, match=r"refuses who asks \(401\)"):
             ask(ca_file=str(authority.ca))
         with pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY_FAILED"):

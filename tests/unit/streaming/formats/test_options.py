@@ -65,21 +65,12 @@ def test_secrets_are_read_from_their_files_each_time(tmp_path: Path) -> None:
     basic = SchemaOptions(user="me", password_file=str(file))
     bearer = SchemaOptions(token_file=str(file))
 
+    assert authorization(SchemaOptions()) is None
     before = (authorization(basic), authorization(bearer))
     file.write_text("second\n")
 
     assert before == (("me", "first"), "first")
     assert (authorization(basic), authorization(bearer)) == (("me", "second"), "second")
-
-
-def test_nobody_is_named_without_user_and_token() -> None:
-    assert authorization(SchemaOptions()) is None
-
-
-def test_password_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REGISTRY_PASSWORD", "pw")
-
-    assert authorization(SchemaOptions(user="me", password="${REGISTRY_PASSWORD}")) == ("me", "pw")  # noqa: S106  # a name
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:

@@ -125,24 +125,6 @@ def test_schema_of_endless_references_is_refused() -> None:
         asking.referenced(asking.by_id(1))
 
 
-@pytest.mark.parametrize(
-    ("options", "sent"),
-    [
-        ({"user": "me", "password": "${REGISTRY_PASSWORD}"}, "Basic bWU6cHc="),
-        ({"token": "${REGISTRY_PASSWORD}"}, "Bearer pw"),
-    ],
-)
-def test_who_asks_is_proved(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], sent: str
-) -> None:
-    monkeypatch.setenv("REGISTRY_PASSWORD", "pw")
-    registry = Registry()
-    registry.add("in-value", SCHEMA)
-    registry.authorization = sent
-
-    assert client(registry, options=options).by_id(1).references == ()
-
-
 @pytest.mark.parametrize("url", ["http://host:99999999", "${REGISTRY_URL}"])
 def test_url_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("REGISTRY_URL", "me:secret@host")
