@@ -141,17 +141,10 @@ def read_file(path: str, description: str) -> bytes:
 
 def authorization(options: SchemaOptions) -> tuple[str, str] | str | None:
     """Return the current user and password, or bearer token; None for neither."""
-    token = filled_in(options.token, description=_WHAT)
-    if options.token_file:
-        token = _secret(options.token_file, "token_file")
-    if token:
-        return token
-    if not options.user:
-        return None
-    password = filled_in(options.password, description=_WHAT)
-    if options.password_file:
-        password = _secret(options.password_file, "password_file")
-    return filled_in(options.user, description=_WHAT), password
+    token = _secret(options, "token")
+    if token or not options.user:
+        return token or None
+    return filled_in(options.user, description=_WHAT), _secret(options, "password")
 
 
 def tls(options: SchemaOptions) -> ssl.SSLContext:
@@ -164,11 +157,15 @@ def tls(options: SchemaOptions) -> ssl.SSLContext:
         raise FailedPreconditionError(msg) from None
 
 
-def _secret(path: str, description: str) -> str:
+def _secret(options: SchemaOptions, name: str) -> str:
+    """Return the content of a secret's file, or else its variable; empty for neither."""
+    path: str = getattr(options, f"{name}_file")
+    if not path:
+        return filled_in(getattr(options, name), description=_WHAT)
     try:
-        secret = read_file(path, description).decode("ascii").strip()
+        secret = read_file(path, f"{name}_file").decode("ascii").strip()
     except UnicodeDecodeError:
-        msg = f"options.{description}: '{path}' holds something else than a secret in ASCII"
+        msg = f"options.{name}_file: '{path}' holds something else than a secret in ASCII"
         raise FailedPreconditionError(msg) from None
     remember_resolved(secret, f"file:{path}")
     return secret
