@@ -68,8 +68,9 @@ class Confining:
             self._give((state, *state.iterdir()))
             own.append(state)
         keep = [] if settings.model is None else list(files_of(Path(settings.model.path)))
-        if settings.endpoint is not None and settings.endpoint.ca_file:
-            keep.append(Path(settings.endpoint.ca_file))
+        if settings.endpoint is not None:
+            files = (settings.endpoint.ca_file, settings.endpoint.api_key_file)
+            keep += [Path(file) for file in files if file]
         try:
             own = [*([] if folder is None else self._log(folder)), *own]
             reads, writes = _stores_of(settings)

@@ -82,12 +82,12 @@ def test_a_worker_reads_its_model_and_nothing_else(tmp_path: Path, confining: Co
     assert confining.access(told).keep == [tmp_path / "a"]
 
 
-def test_an_endpoint_needs_the_network_and_its_certificate(confining: Confining) -> None:
-    endpoint = ScoringEndpoint(url="", name="m", ca_file="/ca.pem")
+def test_an_endpoint_needs_the_network_its_certificate_and_key(confining: Confining) -> None:
+    endpoint = ScoringEndpoint(url="", name="m", ca_file="/ca.pem", api_key_file="/tmp/key")  # noqa: S108  # not opened
     found = confining.access(msgspec.structs.replace(settings(), endpoint=endpoint))
 
     assert found.network
-    assert Path("/ca.pem") in found.keep
+    assert found.keep == [Path("/ca.pem"), Path("/tmp/key")]  # noqa: S108  # as above
 
 
 def test_another_broker_needs_the_network(confining: Confining) -> None:
