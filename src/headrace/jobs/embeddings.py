@@ -1,20 +1,16 @@
 """Embeddings endpoint of a gateway as a model, which a batch job runs over a column of texts."""
 
-import base64
-import binascii
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Annotated, Final
+from typing import Final
 
-import msgspec
-import numpy as np
 import orjson
 
 from headrace.client import ConnectionLostError, ProtocolError, RetryPolicy
-from headrace.client.conversation import SendMessage, retry_delay_s
-from headrace.client.http_transport import HttpMessage, HttpReply
+from headrace.client.conversation import retry_delay_s
+from headrace.client.openai import post, read_embeddings, texts_of
 from headrace.client.wires import BlockingTransport
 from headrace.core import (
     Array,
@@ -29,25 +25,13 @@ from headrace.core import (
     TensorSpec,
     UnavailableError,
 )
-from headrace.core.error_kind import UNDECODABLE
 from headrace.engine import ServiceTimes
-from headrace.protocol import error_from_http
 from headrace.protocol.openai import EMBEDDINGS_PATH, MAX_TEXTS
 from headrace.scoring.loading import LoadedModel
 from headrace.scoring.scorer import Scorer
 
 TEXT: Final = "text"
 EMBEDDING: Final = "embedding"
-_OK: Final = 200
-
-
-class _Vector(msgspec.Struct):
-    index: int
-    embedding: str | list[float]
-
-
-class _Vectors(msgspec.Struct):
-    data: Annotated[list[_Vector], msgspec.Meta(max_length=MAX_TEXTS)]
 
 
 @dataclass(kw_only=True)
@@ -100,12 +84,7 @@ class EmbeddingsEndpoint:
             InvalidArgumentError: A text is empty, or the endpoint refuses one.
             UnavailableError: The endpoint does not answer any more, or has another model now.
         """
-        texts = []
-        for row in inputs[TEXT].reshape(-1).tolist():
-            try:
-                texts.append(row.decode() if isinstance(row, bytes) else row)
-            except UnicodeDecodeError:
-                raise InvalidArgumentError("the text is not UTF-8") from None
+        texts = texts_of(inputs[TEXT])
         if not all(texts):
             raise InvalidArgumentError("the text is empty")
         try:
@@ -135,12 +114,7 @@ class EmbeddingsEndpoint:
         }
         if self.dimensions is not None:
             body["dimensions"] = self.dimensions
-        message = HttpMessage(
-            method="POST",
-            path=EMBEDDINGS_PATH.decode(),
-            headers={"content-type": "application/json"},
-            content=orjson.dumps(body),
-        )
+        path, content = EMBEDDINGS_PATH.decode(), orjson.dumps(body)
         policy = RetryPolicy(
             max_attempts=1 << 30, base_delay_s=0.5, max_delay_s=30.0, max_retry_after_s=60.0
         )
@@ -150,11 +124,8 @@ class EmbeddingsEndpoint:
             tries += 1
             problem: HeadraceError
             try:
-                reply = self.transport.send(SendMessage(message, self.timeout_s))
-                assert isinstance(reply, HttpReply)
-                if reply.status != _OK:
-                    raise error_from_http(reply.status, reply.body, reply.headers)
-                return _read(reply.body, len(texts))
+                answer = post(self.transport, path, content, timeout_s=self.timeout_s)
+                return read_embeddings(answer, len(texts))
             except ConnectionLostError as error:
                 problem = UnavailableError(str(error), retry_after_s=None)
             except (OverloadedError, UnavailableError) as error:
@@ -169,20 +140,3 @@ class EmbeddingsEndpoint:
             if delay_s is None:
                 raise problem
             self.sleep(delay_s)
-
-
-def _read(body: bytes, count: int) -> Array:
-    try:
-        vectors = msgspec.json.decode(body, type=_Vectors).data
-        if sorted(vector.index for vector in vectors) != list(range(count)):
-            raise ProtocolError(f"the answer has not one embedding for each of {count} texts")
-        rows = [_numbers(vector.embedding) for vector in sorted(vectors, key=lambda v: v.index)]
-        return np.stack(rows)
-    except (*UNDECODABLE, binascii.Error, ValueError) as error:
-        raise ProtocolError(f"the answer has no valid embeddings: {error}") from error
-
-
-def _numbers(embedding: str | list[float]) -> Array:
-    if isinstance(embedding, str):
-        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").astype(np.float32)
-    return np.asarray(embedding, np.float32)

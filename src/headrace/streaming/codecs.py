@@ -30,6 +30,7 @@ _MODULES: Final = {
     FormatKind.RAW: "raw",
     FormatKind.AVRO: "avro",
     FormatKind.PROTOBUF: "protobuf",
+    FormatKind.OPENAI: "raw",
 }
 _MATRIX_RANK: Final = 2
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})

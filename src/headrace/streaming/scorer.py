@@ -21,6 +21,7 @@ from headrace.core import (
     arrays_of,
 )
 from headrace.core.priorities import DEFAULT_LEVEL
+from headrace.core.spec.stream_parts import FormatKind
 from headrace.engine import BatchQueue, Ticket, usable_cores
 from headrace.engine.collate import Shapes, join, split
 from headrace.scoring.loading import load
@@ -306,7 +307,11 @@ def load_scorer(settings: WorkerSettings) -> Scorer | None:
         HeadraceError: The model or the endpoint is not available.
     """
     if settings.endpoint is not None:
-        return endpoint_scorer(settings.endpoint, max_batch_size=settings.max_batch_size)
+        return endpoint_scorer(
+            settings.endpoint,
+            max_batch_size=settings.max_batch_size,
+            has_bodies=settings.format.kind is FormatKind.OPENAI,
+        )
     model = settings.model
     if model is None:
         return None

@@ -12,6 +12,7 @@ from headrace.core import NullPolicy, ReplicaSettings
 from headrace.core.spec.stream_parts import (
     StreamErrorsSpec,
     StreamFormatSpec,
+    StreamOpenAISpec,
     StreamOutputSpec,
     StreamWindowsSpec,
 )
@@ -31,6 +32,8 @@ class ScoringEndpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Path of a file with an API key; empty for none."""
     ca_file: str = ""
     """Path of CA certificates; empty for the system's."""
+    openai: StreamOpenAISpec | None = None
+    """Path of OpenAI's API that answers records; None for inference with tensors."""
 
 
 class PushSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

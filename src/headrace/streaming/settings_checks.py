@@ -67,7 +67,7 @@ def _of_windows(settings: WorkerSettings) -> Iterator[tuple[bool, str]]:
         return
     kind = settings.format.kind
     yield (
-        kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE},
+        kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE, FormatKind.OPENAI},
         f"windows need a format with fields, and the format {kind} has none",
     )
     for mistake in window_mistakes(settings.windows):

@@ -251,3 +251,64 @@ def test_a_spec_in_force_lets_no_other_streams_share_a_group() -> None:
         parse_spec(shared("a", "c"), in_force=shared("a", "b"))
 
     assert [mistake.place for mistake in error.value.mistakes] == ["streams[1].source.group"]
+
+
+OPENAI = """
+version: 1
+endpoints:
+  - {name: chat, upstream: {url: "http://10.0.0.1:9000", protocol: openai}}
+  - {name: other, upstream: {url: "http://10.0.0.1:9000"}}
+  - {name: file, model: /models/m.gguf}
+streams:
+  - name: answers
+    endpoint: chat
+    openai: {body: {messages: [{role: system, content: "Be brief."}], max_tokens: 8}}
+    source: {broker: "log:demo", topics: [in]}
+    sink: {topic: out}
+"""
+
+
+def test_a_stream_may_call_a_path_of_openai() -> None:
+    chat = parsed(OPENAI).openai
+    text = OPENAI.replace("endpoint: chat", "endpoint: file").replace(
+        "{body:", "{path: /v1/embeddings}  #"
+    )
+    texts = parsed(text + "    max_batch_size: 64\n")
+
+    assert chat is not None
+    assert (chat.path, chat.body["max_tokens"]) == ("/v1/chat/completions", 8)
+    assert texts.openai is not None
+    assert (texts.openai.path, texts.max_batch_size) == ("/v1/embeddings", 64)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "said"),
+    [
+        ("max_tokens", "stream", "streams[0].openai", "the stream sets 'stream'"),
+        ("{body:", "{path: /v1/completions, body:", "streams[0].openai", "are for /v1/chat/comp"),
+        ('[{role: system, content: "Be brief."}]', "none", "streams[0].openai", "are a list of"),
+        ("{body:", "{path: /v1/images, body:", "streams[0].openai.path", "'/v1/embeddings'"),
+        ("endpoint: chat", "endpoint: other", "streams[0].openai", "has protocol 'v2'"),
+        ("endpoint: chat", "model: ./m.onnx", "streams[0].openai", "only for a stream with"),
+        ("openai: {", "labels: {} #", "streams[0].endpoint", "not tensors; set 'openai'"),
+        ("sink:", "max_batch_size: 4\n    sink:", "max_batch_size", "set 'model_threads'"),
+        ("topic: out", "topic: out, format: {kind: openai}", "format", "for input and output"),
+        (
+            "sink:",
+            "windows: {windows: [{name: n, size_s: 60}]}\n    sink:",
+            "streams[0].windows",
+            "has one text",
+        ),
+    ],
+)
+def test_what_disagrees_with_openai_is_told(old: str, new: str, place: str, said: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parsed(OPENAI.replace(old, new))
+
+    assert place in str(error.value)
+    assert said in str(error.value)
+
+
+def test_bodies_of_openai_need_the_setting() -> None:
+    with pytest.raises(SpecError, match="is for a stream with the setting 'openai'"):
+        parsed(SPEC + "    format: {kind: openai}\n")

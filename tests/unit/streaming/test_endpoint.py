@@ -1,12 +1,17 @@
 """Which errors of an endpoint are a record's, and which are waited out?"""
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headrace.client import Client, ConnectionLostError
+from headrace.client import Client, ConnectionLostError, ProtocolError
+from headrace.client.conversation import SendMessage
+from headrace.client.http_transport import HttpReply
 from headrace.core import (
     Array,
     HeadraceError,
@@ -20,10 +25,24 @@ from headrace.core import (
     UnauthenticatedError,
     UnavailableError,
 )
-from headrace.streaming.endpoint import EndpointModel
+from headrace.core.spec.stream_parts import (
+    OpenAIPath,
+    StreamFormatSpec,
+    StreamOpenAISpec,
+    StreamOutputSpec,
+)
+from headrace.engine import ServiceTimes
+from headrace.scoring.loading import LoadedModel
+from headrace.scoring.scorer import Scorer
+from headrace.streaming.codec import EncodedAnswer
+from headrace.streaming.codecs import make_codec
+from headrace.streaming.endpoint import EndpointModel, OpenAIModel
 from headrace.streaming.in_flight import is_retryable
-from headrace.streaming.settings import ScoringEndpoint
-from tests.unit.streaming.parts import MATRIX
+from headrace.streaming.scorer import RecordScorer
+from headrace.streaming.settings import ScoringEndpoint, WorkerSettings
+from tests.unit.streaming.parts import MATRIX, records
+
+LONGEST = 8
 
 ROWS = {"x": np.ones((2, 3), np.float32)}
 
@@ -81,3 +100,196 @@ def test_what_the_model_refuses_is_the_records(error: HeadraceError) -> None:
         model(error).run(ROWS, ["sum"])
 
     assert not is_retryable(caught.value)
+
+
+CHAT = {
+    "choices": [{"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 1},
+}
+
+
+class Gateway:
+    """A transport whose gateway answers with these documents, one after the other."""
+
+    def __init__(self, *answers: object, status: int = 200) -> None:
+        self.answers = list(answers)
+        self.status = status
+        self.requests: list[Any] = []
+
+    def send(self, send: SendMessage) -> HttpReply:
+        self.requests.append((send.message.path, json.loads(send.message.content)))
+        body = json.dumps(self.answers.pop(0)).encode()
+        return HttpReply(status=self.status, headers={"retry-after": "3"}, body=body)
+
+    def close(self) -> None:
+        self.requests.clear()
+
+
+def openai_model(gateway: Gateway, *, has_bodies: bool = False, **values: Any) -> OpenAIModel:  # noqa: ANN401  # as the spec
+    settings = ScoringEndpoint(url="http://x", name="chat", version="2")
+    return OpenAIModel(gateway, settings, StreamOpenAISpec(**values), has_bodies=has_bodies)
+
+
+def column(*values: object) -> Array:
+    return np.array(values, object)
+
+
+def test_a_text_follows_the_fixed_messages_of_a_chat() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    gateway = Gateway(CHAT, CHAT | {"usage": None})
+    body = {"messages": [system], "max_tokens": 8}
+
+    outputs = openai_model(gateway, body=body).run({"text": column("a", b"b")})
+
+    assert {name: array.tolist() for name, array in outputs.items()} == {
+        "text": ["yes", "yes"],
+        "finish_reason": ["stop", "stop"],
+        "prompt_tokens": [7, 0],
+        "completion_tokens": [1, 0],
+    }
+    assert gateway.requests == [
+        (
+            "/v1/chat/completions",
+            {
+                "messages": [system, {"role": "user", "content": text}],
+                "max_tokens": 8,
+                "model": "chat:2",
+            },
+        )
+        for text in ("a", "b")
+    ]
+
+
+def test_a_text_is_the_prompt_of_a_completion() -> None:
+    gateway = Gateway({"choices": [{"text": "no", "finish_reason": "length"}]})
+
+    outputs = openai_model(gateway, path=OpenAIPath.COMPLETIONS).run({"text": column("a")})
+
+    assert (outputs["text"][0], outputs["finish_reason"][0]) == ("no", "length")
+    assert gateway.requests == [("/v1/completions", {"prompt": "a", "model": "chat:2"})]
+
+
+def test_an_answer_without_text_has_an_empty_one() -> None:
+    call = {"message": {"content": None, "tool_calls": []}, "finish_reason": "tool_calls"}
+
+    outputs = openai_model(Gateway({"choices": [call]})).run({"text": column("a")})
+
+    assert (outputs["text"][0], outputs["finish_reason"][0]) == ("", "tool_calls")
+
+
+def vectors(*rows: list[float]) -> dict[str, Any]:
+    data = [{"index": i, "embedding": row} for i, row in enumerate(rows)]
+    return {"data": data[::-1]}
+
+
+def test_texts_to_embed_share_a_request() -> None:
+    gateway = Gateway(vectors([1.0, 2.0], [3.0, 4.0]))
+    embedder = openai_model(gateway, path=OpenAIPath.EMBEDDINGS, body={"dimensions": 2})
+
+    assert embedder.run({"text": column("a", "b")})["embedding"].tolist() == [[1, 2], [3, 4]]
+    body = {"input": ["a", "b"], "dimensions": 2, "encoding_format": "base64", "model": "chat:2"}
+    assert gateway.requests == [("/v1/embeddings", body)]
+
+
+def test_vectors_of_another_size_are_asked_for_once_more() -> None:
+    gateway = Gateway(vectors([1.0, 2.0]), vectors([1.0]), vectors([1.0]))
+    embedder = openai_model(gateway, path=OpenAIPath.EMBEDDINGS)
+    embedder.run({"text": column("a")})
+
+    with pytest.raises(UnavailableError, match="answers with 1 numbers now, not 2"):
+        embedder.run({"text": column("a")})
+    assert embedder.run({"text": column("a")})["embedding"].tolist() == [[1.0]]
+
+
+def test_a_body_keeps_its_fields_but_not_its_model() -> None:
+    gateway = Gateway(CHAT)
+    record = b'{"model": "other", "stream": false, "messages": [], "max_tokens": 2, "top_p": 0.10}'
+    bodies = openai_model(gateway, has_bodies=True, body={"max_tokens": 8, "seed": 1})
+
+    response = bodies.run({"request": column(record)})["response"]
+
+    assert json.loads(response[0]) == CHAT
+    sent = {"max_tokens": 2, "seed": 1, "messages": [], "top_p": 0.1, "model": "chat:2"}
+    assert gateway.requests == [("/v1/chat/completions", sent)]
+
+
+@pytest.mark.parametrize("record", [b"text", b"[]", b"", b'{"stream": true}', b'{"a": 1'])
+def test_a_body_that_is_none_is_the_records_error(record: bytes) -> None:
+    with pytest.raises(InvalidArgumentError):
+        openai_model(Gateway(), has_bodies=True).run({"request": column(record)})
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable"),
+    [(400, False), (413, False), (422, False), (500, False)]
+    + [(status, True) for status in (401, 403, 404, 429, 501, 502, 503, 504)],
+)
+@pytest.mark.parametrize("path", OpenAIPath)
+def test_the_status_says_whether_a_request_is_refused_or_waits(
+    status: int, path: OpenAIPath, *, retryable: bool
+) -> None:
+    gateway = Gateway({"error": {"message": "too long", "type": "x"}}, status=status)
+
+    with pytest.raises(HeadraceError, match="too long") as caught:
+        openai_model(gateway, path=path).run({"text": column("a")})
+
+    assert is_retryable(caught.value) == retryable
+    assert not (status in {429, 503} and caught.value.retry_after_s != 3.0)
+
+
+@pytest.mark.parametrize("answer", [{}, {"choices": []}, [], {"data": [{"index": 1}]}])
+@pytest.mark.parametrize("path", OpenAIPath)
+def test_an_answer_of_another_api_is_an_error(answer: object, path: OpenAIPath) -> None:
+    with pytest.raises(ProtocolError):
+        openai_model(Gateway(answer), path=path).run({"text": column("a")})
+
+
+class Encoder(Gateway):
+    """A gateway that embeds a text as its length, and refuses requests with a long one."""
+
+    def send(self, send: SendMessage) -> HttpReply:
+        texts = json.loads(send.message.content)["input"]
+        self.requests.append(texts)
+        if max(map(len, texts)) > LONGEST:
+            return HttpReply(status=400, headers={}, body=b'{"error": {"message": "too long"}}')
+        body = json.dumps(vectors(*([float(len(text))] for text in texts))).encode()
+        return HttpReply(status=200, headers={}, body=body)
+
+
+@given(texts=st.lists(st.text(max_size=2 * LONGEST), min_size=1, max_size=12))
+def test_a_refused_text_fails_alone_and_others_share_requests(texts: list[str]) -> None:
+    gateway = Encoder()
+    model = openai_model(gateway, path=OpenAIPath.EMBEDDINGS)
+    loaded = LoadedModel(
+        model=model,
+        runtime="endpoint",
+        signature=model.signature,
+        times=ServiceTimes(max_batch_size=8),
+        plan=None,
+    )
+    scorer = Scorer(loaded, name="chat", version="")
+    output = StreamOutputSpec(fields=["question"])
+    settings = WorkerSettings(
+        name="s",
+        broker="",
+        topics=[],
+        group="",
+        member="",
+        format=StreamFormatSpec(fields={"text": "question"}),
+        output=output,
+    )
+    scores = RecordScorer(scorer, make_codec(settings, scorer), max_batch_size=8)
+    values = [json.dumps({"question": text}).encode() for text in texts]
+
+    results = scores.answer(records(*values), now_s=0.0)
+
+    for text, result in zip(texts, results, strict=True):
+        if len(text) > LONGEST:
+            assert isinstance(result, InvalidArgumentError)
+            assert str(result) == "too long"
+        else:
+            assert isinstance(result, EncodedAnswer)
+            answer = {"question": text, "embedding": [float(len(text))]}
+            assert json.loads(result.value or b"") == answer
+    if max(map(len, texts)) <= LONGEST:
+        assert gateway.requests == [texts]

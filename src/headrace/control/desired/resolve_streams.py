@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -14,13 +15,17 @@ from headrace.core import (
 )
 from headrace.core.settings import BatchingSpec
 from headrace.core.spec.parse import EndpointSpec, StreamSpec, SystemSpec
-from headrace.core.spec.stream_parts import (
-    StreamOutputSpec,
-)
+from headrace.core.spec.stream_parts import FormatKind, OpenAIPath, StreamOutputSpec
 from headrace.core.spec.streams import StreamPushSpec
+from headrace.protocol.openai import MAX_TEXTS
 from headrace.streaming.broker import Delivery, GroupProtocol, StartPosition
 from headrace.streaming.settings import PushSettings, ScoringEndpoint, WorkerSettings
 from headrace.streaming.settings_checks import check_settings
+
+_ANSWER_TIMEOUT_S: Final = 600.0
+"""Timeout of a request of OpenAI's API; the endpoint has a shorter one."""
+_REQUESTS_AT_ONCE: Final = 8
+"""Requests of OpenAI's API in flight, without `model_threads`."""
 
 
 def stream_settings(stream: StreamSpec) -> WorkerSettings:
@@ -112,6 +117,19 @@ def _resolve(
         endpoint = ScoringEndpoint(
             url="", name=stream.endpoint, api_key_file=stream.api_key_file or ""
         )
+        if stream.openai is not None:
+            endpoint = msgspec.structs.replace(
+                endpoint, openai=stream.openai, timeout_s=_ANSWER_TIMEOUT_S
+            )
+            is_shared = (
+                stream.openai.path is OpenAIPath.EMBEDDINGS
+                and stream.format.kind is not FormatKind.OPENAI
+            )  # a retry of several completions would generate the finished ones again
+            settings = msgspec.structs.replace(
+                settings,
+                max_batch_size=min(stream.max_batch_size, MAX_TEXTS) if is_shared else 1,
+                model_threads=stream.model_threads or (None if is_shared else _REQUESTS_AT_ONCE),
+            )
         settings = msgspec.structs.replace(settings, endpoint=endpoint)
     settings = msgspec.structs.replace(settings, features=push)
     try:

@@ -12,7 +12,7 @@ from headrace.core.spec.yaml import SpecMistake
 MAX_PARTS: Final = 10_000
 """Largest number of parts of one window, which bounds the additions per value."""
 _US: Final = 1_000_000
-_WITHOUT_FIELDS: Final = ("raw", "open_inference")
+_WITHOUT_FIELDS: Final = ("raw", "open_inference", "openai")
 _WITH_PARTITIONS: Final = ("log", "kafka")
 _OTHERS: Final = ("nats", "redis", "rediss", "valkey", "valkeys", "pulsar", "pulsar+ssl")
 _OF_A_MODEL: Final = ("features", "labels", "runtime", "allow_code")
@@ -45,6 +45,9 @@ def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
             continue
         path = f"streams[{i}]"
         mistakes += _of_one(stream, path, endpoints)
+        endpoint = next((e for e in items if e.get("name") == stream.get("endpoint")), {})
+        disagreements = _openai(stream, path, endpoint)
+        mistakes += [SpecMistake(place=place, message=text) for place, text in disagreements]
         name = stream.get("name")
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
             message = f"{name!r} is already the name of streams[{first_use[name]}]"
@@ -145,8 +148,9 @@ def _what_scores(
 def _without_scorer_conflict(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
     """Yield model settings without a model, and endpoint settings without an endpoint."""
     has_endpoint = stream.get("endpoint") is not None
-    if not has_endpoint and stream.get("api_key_file") is not None:
-        yield f"{path}.api_key_file", "is only for a stream with 'endpoint'"
+    for key in ("api_key_file", "openai"):
+        if not has_endpoint and stream.get(key) is not None:
+            yield f"{path}.{key}", "is only for a stream with 'endpoint'"
     if stream.get("model") is not None:
         return
     reason = (
@@ -155,6 +159,34 @@ def _without_scorer_conflict(stream: Mapping[Any, Any], path: str) -> Iterator[t
         else "is only for a stream with 'model'"
     )
     yield from ((f"{path}.{key}", reason) for key in _OF_A_MODEL if stream.get(key))
+
+
+def _openai(
+    stream: Mapping[Any, Any], path: str, endpoint: Mapping[Any, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield disagreements of `openai` with the rest of a stream and with the endpoint."""
+    settings, upstream = stream.get("openai"), endpoint.get("upstream")
+    protocol = upstream.get("protocol", "v2") if isinstance(upstream, Mapping) else None
+    sink = stream.get("sink")
+    parts = [stream.get("format"), sink.get("format") if isinstance(sink, Mapping) else None]
+    read, written = (p.get("kind", "json") if isinstance(p, Mapping) else None for p in parts)
+    if settings is None:
+        if "openai" in (read, written):
+            yield f"{path}.format", "'openai' is for a stream with the setting 'openai'"
+        if protocol == "openai":
+            message = f"{endpoint.get('name')!r} answers OpenAI's API, not tensors; set 'openai'"
+            yield f"{path}.endpoint", message
+        return
+    if protocol not in (None, "openai"):
+        yield f"{path}.openai", f"the upstream of its endpoint has protocol {protocol!r}"
+    if (read == "openai") != ((written or read) == "openai"):
+        yield f"{path}.format", "'openai' is for input and output: the answer to a body is a body"
+    if stream.get("windows") is not None:
+        yield f"{path}.windows", "add fields to records, but a request of 'openai' has one text"
+    is_shared = isinstance(settings, Mapping) and settings.get("path") == "/v1/embeddings"
+    if stream.get("max_batch_size") is not None and (not is_shared or read == "openai"):
+        message = "is for texts to embed; here, a record is a request: set 'model_threads', the "
+        yield f"{path}.max_batch_size", f"{message}number of requests in flight"
 
 
 def _removed(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:

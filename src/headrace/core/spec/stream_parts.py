@@ -28,6 +28,8 @@ class FormatKind(StrEnum):
     """The little-endian bytes of the only input."""
     AVRO = "avro"
     PROTOBUF = "protobuf"
+    OPENAI = "openai"
+    """The body of a request of OpenAI's API."""
 
 
 class FailurePolicy(StrEnum):
@@ -85,7 +87,8 @@ class StreamFormatSpec(SpecPart, frozen=True, kw_only=True):
 
     kind: FormatKind = FormatKind.JSON
     """`json`: an object with a field for each input; `open_inference`: the body of a request;
-    `raw`: the bytes of the only input; the others need a schema registry."""
+    `openai`: the same, of OpenAI's API; `raw`: the bytes of the only input; the others need a
+    schema registry."""
     fields: dict[str, str] = field(default_factory=dict)
     """Record field of each input, if it differs from the input's name."""
     columns: dict[str, list[str]] = field(default_factory=dict)
@@ -94,6 +97,45 @@ class StreamFormatSpec(SpecPart, frozen=True, kw_only=True):
     """
     options: dict[str, Any] = field(default_factory=dict)
     """Options of a format with a schema registry."""
+
+
+class OpenAIPath(StrEnum):
+    """Path of OpenAI's API that a stream calls."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    EMBEDDINGS = "/v1/embeddings"
+
+
+_SET_BY_STREAM: Final = frozenset(
+    {"model", "prompt", "input", "n", "stream", "stream_options", "encoding_format"}
+)
+
+
+class StreamOpenAISpec(SpecPart, frozen=True, kw_only=True):
+    """Requests of OpenAI's API for the records of a stream, instead of tensors.
+
+    The input is `text`. Outputs are `text`, `finish_reason`, `prompt_tokens` and
+    `completion_tokens`, or `embedding`.
+    """
+
+    path: OpenAIPath = OpenAIPath.CHAT
+    """Path that answers records. A text to embed shares its request with others."""
+    body: dict[str, Any] = field(default_factory=dict)
+    """Further fields of each request, such as `max_tokens`, `response_format` or `dimensions`. The
+    text of a record follows `messages` as the user's message."""
+
+    def __post_init__(self) -> None:
+        if names := sorted(_SET_BY_STREAM & self.body.keys()):
+            msg = f"the stream sets '{names[0]}'; remove it from 'body'"
+            raise ValueError(msg)
+        messages = self.body.get("messages", [])
+        if "messages" in self.body and self.path is not OpenAIPath.CHAT:
+            msg = f"'messages' in 'body' are for {OpenAIPath.CHAT}, not for {self.path}"
+            raise ValueError(msg)
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            msg = "'messages' in 'body' are a list of objects with 'role' and 'content'"
+            raise ValueError(msg)
 
 
 class StreamOutputSpec(SpecPart, frozen=True, kw_only=True):

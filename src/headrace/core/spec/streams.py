@@ -12,6 +12,7 @@ from headrace.core.spec.stream_parts import (
     FailurePolicy,
     StreamErrorsSpec,
     StreamFormatSpec,
+    StreamOpenAISpec,
     StreamSinkSpec,
     StreamSourceSpec,
     StreamWindowsSpec,
@@ -129,6 +130,10 @@ class StreamSpec(SpecModel):
         default=None,
         max_length=4096,
         description="With an endpoint: file with its API key.",
+    )
+    openai: StreamOpenAISpec | None = Field(
+        default=None,
+        description="With an endpoint: calls a path of OpenAI's API. See StreamOpenAISpec.",
     )
     features: EndpointFeaturesSpec | None = Field(
         default=None, description="Looks up features of the entities that records name."

@@ -76,6 +76,28 @@ def mistakes(registry: Registry, *streams: dict[str, Any]) -> list[tuple[str, st
     return [(one.place, one.message) for one in error.value.mistakes]
 
 
+@pytest.mark.parametrize(
+    ("more", "batch", "threads"),
+    [
+        ({"openai": {}}, 1, 8),
+        ({"openai": {"path": "/v1/completions"}, "model_threads": 3}, 1, 3),
+        ({"openai": {"path": "/v1/embeddings"}}, 256, None),
+        ({"openai": {"path": "/v1/embeddings"}, "max_batch_size": 4096}, 2048, None),
+        ({"openai": {"path": "/v1/embeddings"}, "format": {"kind": "openai"}}, 1, 8),
+    ],
+)
+def test_each_completion_is_a_request_and_texts_to_embed_share_one(
+    registry: Registry, more: dict[str, Any], batch: int, threads: int | None
+) -> None:
+    (asking,) = resolve(registry, stream(endpoint="m", **more))
+
+    settings = asking.settings
+    assert (settings.max_batch_size, settings.model_threads) == (batch, threads)
+    assert settings.endpoint is not None
+    assert settings.endpoint.openai is not None
+    assert settings.endpoint.openai.path == more["openai"].get("path", "/v1/chat/completions")
+
+
 def test_an_endpoint_is_reached_through_the_gateway(registry: Registry, models: list[str]) -> None:
     asking, own = resolve(
         registry,
