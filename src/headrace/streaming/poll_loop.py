@@ -24,6 +24,8 @@ from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.session import Windows
 from headrace.streaming.writer import NO_LIMITS, ResultWriter
 
+MAX_BATCHES: Final = 64
+"""Batches in flight, also those that wait for an earlier one: a kill loses their answers."""
 MAX_POLL_S: Final = 0.25
 """Longest wait of one poll."""
 FAST_BATCH_S: Final = 0.002
@@ -326,7 +328,7 @@ class PollLoop:
                 batch.retry_at = None
                 self._counters.retries += 1
                 self._run(batch)
-        while self._runner.has_room:
+        while self._has_room:
             due = self.prefetch.due_at(is_free=self._runner.is_free)
             if due is None or due > now or self.in_flight.is_failing():
                 break
@@ -337,6 +339,12 @@ class PollLoop:
             self.in_flight.add(batch)
             self._run(batch)
         self._produce(force=False)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether a new batch may be submitted."""
+        limit = max(MAX_BATCHES, 2 * (self._settings.model_threads or 0))
+        return self._runner.has_room and len(self.in_flight) < limit
 
     def _run(self, batch: ScoringBatch) -> None:
         batch.attempts += 1
@@ -414,7 +422,7 @@ class PollLoop:
             due = self.prefetch.due_at(is_free=self._runner.is_free)
             if again:
                 times.append(min(again))
-            elif due is not None and not self.in_flight.is_failing():
+            elif due is not None and self._has_room and not self.in_flight.is_failing():
                 times.append(due)
         if self.in_flight.has_due():
             times.append(self._commit_at)

@@ -11,6 +11,7 @@ from headrace.streaming.broker import Delivery
 from headrace.streaming.in_flight import ScoringBatch
 from headrace.streaming.poll_loop import (
     FAST_BATCH_S,
+    MAX_BATCHES,
     MAX_POLL_S,
     PAUSE_AFTER_S,
     StoppedByRecordError,
@@ -36,6 +37,7 @@ class Stream:
         retry_for_s: float | None = 60.0,
         handover_s: float = 5.0,
         partitions: int = 1,
+        threads: int = 1,
     ) -> None:
         self.clock = TurnedClock()
         self.broker: MemoryBroker = broker_with(self.clock, partitions=partitions)
@@ -45,6 +47,7 @@ class Stream:
             delivery=delivery,
             clock=self.clock,
             seconds=lambda _: seconds,
+            threads=threads,
             policy=policy,
             max_batch_size=max_batch_size,
             max_delay_s=max_delay_s,
@@ -355,3 +358,15 @@ class _Nobody:
 
     def on_lost(self, partitions: object) -> None:
         del partitions
+
+
+def test_batches_that_wait_for_a_slow_one_are_bounded() -> None:
+    stream = Stream(max_batch_size=1, threads=4)
+    stream.member.seconds = lambda batch: 30.0 if batch.records[0].offset == 0 else 0.01
+    stream.broker.send(inputs(3 * MAX_BATCHES))
+    stream.run(20.0)
+
+    assert len(stream.batches) == MAX_BATCHES
+    assert stream.answered() == []
+    stream.run(20.0)
+    assert stream.answered() == list(range(3 * MAX_BATCHES))
