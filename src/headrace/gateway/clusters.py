@@ -33,6 +33,8 @@ from headrace.gateway.settings import (
 from headrace.gateway.tls import LIMITS_TLS, api_key_filter, upstream_socket
 from headrace.gateway.tracing import collector_cluster
 from headrace.gateway.upstreams import (
+    BY_LOAD,
+    balance_by_prefix,
     circuit_breakers,
     outlier_detection,
     reach_checks,
@@ -112,7 +114,7 @@ def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Itera
             if arm.openai:
                 name = openai_cluster(endpoint.name, arm)
                 addresses = list(map(_openai_address, arm.replicas))
-                yield _cluster(settings, name, addresses, is_named=True, reuses_connections=False)
+                yield _cluster(settings, name, addresses, is_named=True, is_llama=True)
     if endpoint.fallbacks:
         live = [arm for arm in endpoint.arms if arm.is_live and arm.weight > 0]
         for first in live or (None,):
@@ -230,12 +232,12 @@ def _cluster(
     addresses: Sequence[str],
     *,
     is_named: bool = False,
-    reuses_connections: bool = True,
+    is_llama: bool = False,
 ) -> Resource:
     named = upstream_metadata(name) if is_named else {}
     # llama.cpp closes a kept connection without notice after 100 requests or 5 s, and holds a
     # thread for each: requests sent into one that closes are lost, and others wait for a thread.
-    once: Resource = {} if reuses_connections else {"max_requests_per_connection": 1}
+    once: Resource = {"max_requests_per_connection": 1} if is_llama else {}
     count = len(addresses)
     is_elsewhere = any(_is_remote(address) for address in addresses)
     return {
@@ -243,7 +245,7 @@ def _cluster(
         "alt_stat_name": stat_name(name),
         "type": "STATIC",
         "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
-        "lb_policy": "LEAST_REQUEST",
+        **(balance_by_prefix(count) if is_llama else BY_LOAD),
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [
@@ -254,8 +256,6 @@ def _cluster(
                 }
             ],
         },
-        # Without this, Envoy continues to send to ejected replicas once half of them are ejected.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "outlier_detection": outlier_detection(-(-100 * (count - 1) // count)),
         **(reach_checks() if is_elsewhere else {}),
         "circuit_breakers": circuit_breakers(

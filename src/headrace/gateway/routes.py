@@ -39,6 +39,7 @@ from headrace.gateway.filters import (
 )
 from headrace.gateway.limits import RateLimitPlan
 from headrace.gateway.resources import Json, Resource, any_of, seconds, set_header
+from headrace.gateway.scripts_openai import PREFIX_STATE
 from headrace.gateway.settings import EndpointRoute, EnvoySettings, RevisionTarget
 from headrace.gateway.splits import (
     CallProtocol,
@@ -743,7 +744,8 @@ def _limits(
 ) -> Resource:
     """Return Envoy's timeout: `timeout` for HTTP, `max_stream_duration` for gRPC, never both.
 
-    A route that has both ignores `timeout`. Zero means none.
+    A route that has both ignores `timeout`. Zero means none. The limits of OpenAI's API
+    include retries, and the prompt by which a server is chosen.
 
     Args:
         fallbacks: How many endpoints answer in turn what the first does not; each has the whole
@@ -766,6 +768,7 @@ def _limits(
             policy = {**policy, "per_try_idle_timeout": limit}
             idle_s += fallbacks * (timeout_s + _TIMEOUT_GRACE_S)
         return {
+            "hash_policy": [{"filter_state": {"key": PREFIX_STATE}}],
             "timeout": seconds(0),
             "idle_timeout": seconds(idle_s),
             **({"retry_policy": policy} if policy else {}),

@@ -8,6 +8,9 @@ from typing import Final
 
 from headrace.gateway.scripts import OPENAI_METADATA, USAGE_METADATA
 
+PREFIX_STATE: Final = "headrace.prefix"
+"""Filter state with the beginning of a request's prompt, by which replicas are chosen."""
+
 OPENAI: Final = "openai"
 """Name of the script that reads the model's name, and measures the answer."""
 
@@ -65,6 +68,7 @@ end
 # `"usage":` is no part of a string: its quotes would be escaped.
 OPENAI_SOURCE: Final = (
     f'local METADATA, USAGE = "{OPENAI_METADATA}", "{USAGE_METADATA}"\n'
+    f'local PREFIX, LONGEST_PREFIX = "{PREFIX_STATE}", 4096\n'
     + _MEMBERS_SOURCE
     + r"""
 local LONGEST_USAGE = 4096
@@ -112,6 +116,16 @@ local function with_usage(text, found)
   return text:sub(1, inner[1] - 1) .. "true" .. text:sub(inner[2] + 1), inner[1]
 end
 
+-- The first message, which is the system prompt of most, or the beginning of the prompt.
+local function prefix_of(text, found)
+  local value = found.messages or found.instructions or found.prompt
+  if value == nil then return nil end
+  local first, last = value[1], value[2]
+  local message = text:match("^%[[ \t\r\n]*(){", first)
+  if message ~= nil then first, last = message, past_value(text, message) - 1 end
+  return text:sub(first, math.min(last, first + LONGEST_PREFIX - 1))
+end
+
 local function read(handle, headers, body)
   local text = body:getBytes(0, body:length())
   local found, place = {}, nil
@@ -125,6 +139,10 @@ local function read(handle, headers, body)
     if place ~= nil and text:byte(place[1]) ~= 34 then place = nil end
   end
   if place == nil then return nil end
+  local prefix = prefix_of(text, found)
+  if prefix ~= nil then
+    handle:streamInfo():filterState():set(PREFIX, "envoy.hashable_string", prefix)
+  end
   local model = text:sub(place[1] + 1, place[2] - 1)
   local target = handle:filterContext():get((model:gsub("\\/", "/")))
   local path = headers:get(":path"):match("^[^?]*")

@@ -135,7 +135,7 @@ def _split(
             for cluster in (_cluster_with_fallbacks(endpoint, arm, protocol),)
         ]
         weighted: Resource = {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})}
-        action = {"route": {"weighted_clusters": weighted, **by_hash, **limits}}
+        action = {"route": {"weighted_clusters": weighted, **limits, **by_hash}}
     if mirror is not None:
         action = _mirrored(endpoint, mirror, action, protocol)
     return _with_headers(action, _marked(endpoint, sticky))

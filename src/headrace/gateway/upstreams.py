@@ -29,6 +29,34 @@ _REACH_CHECK: Final = "1s"
 _FAILURES_TO_UNREACHABLE: Final = 2
 
 
+_NO_PANIC: Final[Resource] = {"healthy_panic_threshold": {"value": 0}}
+"""Without this, Envoy continues to send to ejected servers once half of them are ejected."""
+BY_LOAD: Final[Resource] = {"lb_policy": "LEAST_REQUEST", "common_lb_config": _NO_PANIC}
+"""Load balancing of servers that are alike: two random ones are compared."""
+_HASH_BALANCE_PERCENT: Final = 125
+_POINTS_PER_SERVER: Final = 256
+"""Points of a server on the hash ring: shares of the prompts differ by about a sixteenth."""
+
+
+def balance_by_prefix(servers: int = 4) -> Resource:
+    """Return the load balancing of servers that cache prompts.
+
+    Requests with the same hash go to the same server while it has at most 1.25 times the mean
+    number of requests, and then to a second one, and so on. Those without a hash go to a random
+    server within this bound. See Mirrokni et al., "Consistent Hashing with Bounded Loads", 2018.
+
+    Args:
+        servers: How many there are. If one leaves, the others keep their hashes, which another
+            number would shift a little.
+    """
+    bound: Resource = {"hash_balance_factor": _HASH_BALANCE_PERCENT}
+    return {
+        "lb_policy": "RING_HASH",
+        "ring_hash_lb_config": {"minimum_ring_size": servers * _POINTS_PER_SERVER},
+        "common_lb_config": {**_NO_PANIC, "consistent_hashing_lb_config": bound},
+    }
+
+
 def outlier_detection(most_ejected_percent: int) -> Resource:
     """Return settings that eject an unreachable server, never one whose responses are errors.
 
@@ -128,7 +156,6 @@ def upstream_cluster(
         "alt_stat_name": name.replace(".", "+"),
         **discovery,
         "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
-        "lb_policy": "LEAST_REQUEST",
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [
@@ -146,14 +173,16 @@ def upstream_cluster(
                 }
             ],
         },
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "outlier_detection": outlier_detection(_MAX_EJECTED_PERCENT),
         "circuit_breakers": circuit_breakers(upstream.max_requests),
-        # The script of the connection changes the whole body.
         **(
-            {"per_connection_buffer_limit_bytes": settings.max_body_bytes}
+            {
+                # The script of the connection changes the whole body.
+                "per_connection_buffer_limit_bytes": settings.max_body_bytes,
+                **balance_by_prefix(),
+            }
             if upstream.protocol is UpstreamProtocol.OPENAI
-            else {}
+            else BY_LOAD
         ),
         "health_checks": [] if health is None else [health],
         **({"transport_socket": _tls(settings, server, upstream)} if server.is_tls else {}),
