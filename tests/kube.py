@@ -24,12 +24,12 @@ CHART: Final = ROOT / "charts" / "headrace"
 CRDS: Final = ROOT / ".venv-kube" / "crds"
 """Made schemas: strict, one file `GROUP_KIND_VERSION.json` a kind."""
 MADE_GROUPS: Final = {
-    "argoproj.io", "cert-manager.io", "gateway.networking.k8s.io", "keda.sh",
-    "monitoring.coreos.com", "serving.kserve.io",
+    "argoproj.io", "cert-manager.io", "gateway.networking.k8s.io", "inference.networking.k8s.io",
+    "keda.sh", "monitoring.coreos.com", "serving.kserve.io",
 }  # fmt: skip
 _NO_CRDS: Final = (
-    "no schemas of custom resources in .venv-kube: `make setup ENV=kube` makes them if npm is "
-    "installed (apt-get install npm)"
+    "no schemas of custom resources in .venv-kube: `make setup ENV=kube` makes them if npm "
+    "and Go are installed"
 )
 _BIN: Final = ROOT / ".venv-kube" / "bin"
 _RUN_WITHIN_S: Final = 120.0

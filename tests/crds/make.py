@@ -1,9 +1,9 @@
-"""Write strict JSON Schemas of custom resources, made from packages of npm's and PyPI's.
+"""Write strict JSON Schemas of custom resources, made from packages of npm's, PyPI's and Go's.
 
     python -m tests.crds.make FOLDER
 
 A file `GROUP_KIND_VERSION.json` a kind, each whole in itself.
-Nothing is done where the folder is up to date, or where the machine has no npm.
+Nothing is done where the folder is up to date, or where the machine has no npm or no Go.
 """
 
 import hashlib
@@ -16,8 +16,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ruamel.yaml import YAML
+
 from tests.crds.kserve_models import KServe
-from tests.crds.packages import CORE, KSERVE, NPM, SCOPE, fetch, is_npm_there
+from tests.crds.packages import (
+    CORE,
+    GO,
+    KSERVE,
+    NPM,
+    SCOPE,
+    fetch,
+    go_module,
+    missing_programs,
+)
 from tests.crds.validators import Reader, Schema, UnreadableError, used
 
 KINDS: Final = {
@@ -105,6 +116,34 @@ def _schemas(source: Path) -> Iterator[tuple[str, Schema]]:
             version = api.rpartition("/")[2]
             schema = kserve.schema(f"{version.capitalize()}{kind}")
             yield _whole(api, kind, schema, reader.defs, f"kserve=={KSERVE[0]}")
+    yield from crd_schemas(go_module())
+
+
+def crd_schemas(module: Path) -> Iterator[tuple[str, Schema]]:
+    """The schemas of the InferencePool's own CRD, in a Go module."""
+    path = module / "config/crd/bases/inference.networking.k8s.io_inferencepools.yaml"
+    spec = YAML(typ="safe").load(path)["spec"]
+    (version,) = spec["versions"]
+    schema = _closed(version["schema"]["openAPIV3Schema"])
+    api = f"{spec['group']}/{version['name']}"
+    yield _whole(api, spec["names"]["kind"], schema, {}, GO[0])
+
+
+def _closed(schema: Schema) -> Schema:
+    """An OpenAPI schema as strict JSON Schema."""
+    kept = {
+        key: value
+        for key, value in schema.items()
+        if key not in {"description", "default", "format"} and not key.startswith("x-")
+    }
+    if "items" in kept:
+        kept["items"] = _closed(kept["items"])
+    if "properties" in kept:
+        kept["properties"] = {name: _closed(one) for name, one in kept["properties"].items()}
+        kept["additionalProperties"] = False
+    elif isinstance(kept.get("additionalProperties"), dict):
+        kept["additionalProperties"] = _closed(kept["additionalProperties"])
+    return kept
 
 
 def _package(npm: Path, name: str) -> Path:
@@ -149,8 +188,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     if is_up_to_date(folder):
         return
-    if not is_npm_there():
-        sys.stderr.write("no npm: tests of custom resources are skipped (apt-get install npm)\n")
+    if missing := missing_programs():
+        sys.stderr.write(f"no {' and no '.join(missing)}: tests of custom resources are skipped\n")
         return
     make(folder)
 

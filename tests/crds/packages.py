@@ -5,6 +5,7 @@ npm's are pinned with the digest that the registry publishes, PyPI's with the wh
 
 import base64
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,11 @@ NPM: Final = {
 """Package ▸ its version and the SHA-512 of its archive."""
 KSERVE: Final = ("0.21.0", "df9bc5888704d9085015e08f1a8fced5ff0698f3becc6212d4e7b8234c71623b")
 """The version of PyPI's `kserve`, and the SHA-256 of its wheel."""
+GO: Final = (
+    "sigs.k8s.io/gateway-api-inference-extension@v1.3.0",
+    "h1:Ng2Qs1Oum4WycuWyi3rOkAC7pZ2aDqgN2ku6Lr/mryQ=",
+)
+"""A module of Go's with CRDs, and its checksum."""
 _WITHIN_S: Final = 120
 
 
@@ -55,9 +61,9 @@ class WrongPackageError(RuntimeError):
     """A registry sent another archive than the one that was pinned."""
 
 
-def is_npm_there() -> bool:
-    """Whether this machine has npm."""
-    return shutil.which("npm") is not None
+def missing_programs() -> list[str]:
+    """The programs that fetch the packages, and that this machine lacks."""
+    return [name for name in ("npm", "go") if shutil.which(name) is None]
 
 
 def fetch(folder: Path) -> None:
@@ -87,6 +93,21 @@ def fetch(folder: Path) -> None:
     _check(wheel, hashlib.sha256(archive.read_bytes()).hexdigest(), digest)
     with zipfile.ZipFile(archive) as files:
         files.extractall(folder / "kserve")  # noqa: S202  # zipfile keeps files in the folder
+
+
+def go_module() -> Path:
+    """The folder of the Go module's files, in Go's own cache.
+
+    Raises:
+        CalledProcessError: The module proxy was not reached; Go has said why.
+        WrongPackageError: The module is not the pinned one.
+    """
+    module, pinned = GO
+    command = ("go", "mod", "download", "-json", module)
+    done = subprocess.run(command, check=True, capture_output=True, timeout=_WITHIN_S)  # noqa: S603  # our own pin
+    told = json.loads(done.stdout)
+    _check(module, told["Sum"], pinned)
+    return Path(told["Dir"])
 
 
 def _check(name: str, found: str, pinned: str) -> None:

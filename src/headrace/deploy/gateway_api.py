@@ -1,14 +1,20 @@
-"""Export of a traffic split as Gateway API routes, and the Services behind them.
+"""Export of a traffic split as Gateway API routes, and the Services or InferencePools behind them.
 
 https://gateway-api.sigs.k8s.io/reference/spec/
+https://gateway-api-inference-extension.sigs.k8s.io/reference/spec/
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from headrace.control.kubernetes.names import COMPONENT, ENDPOINT, INSTANCE, VERSION, label_value
 from headrace.control.kubernetes.pods import GRPC_PORT, HTTP_PORT
+from headrace.core import InvalidArgumentError
 from headrace.core.headers import INTERNAL_HEADERS
+from headrace.core.images import OPENAI_RUNTIMES
+from headrace.core.settings import OPENAI_PORT
+from headrace.core.spec.upstream import UpstreamProtocol
 from headrace.deploy.export import (
     NO_AUTHENTICATION,
     Body,
@@ -28,8 +34,8 @@ MODEL_HEADER: Final = "x-model"
 
 
 def has_grpc_route(endpoint: Endpoint, target: ClusterTarget) -> bool:
-    """Whether every version serves gRPC: a replica of the driver does not."""
-    return all(
+    """Whether every version serves gRPC: language models and the driver's replicas do not."""
+    return not is_language_model(endpoint) and all(
         not target.has_drivers_service(endpoint, version)
         if version.upstream is None
         else version.upstream.protocol == "grpc"
@@ -51,13 +57,26 @@ def grpc_notes(facts: ExportFacts, target: ClusterTarget, port: int | None) -> I
             f"gRPC: the Services need port {port}, with replicas that serve gRPC there"
         )
     for endpoint in facts.endpoints:
-        if any(target.has_drivers_service(endpoint, version) for version in endpoint.versions):
+        if not is_language_model(endpoint) and any(
+            target.has_drivers_service(endpoint, version) for version in endpoint.versions
+        ):
             yield ExportNote(
                 "no GRPCRoute, as the driver's Services are HTTP only: use Headrace's gateway "
                 "for gRPC, "
                 "or set other Services with --service",
                 endpoint.location,
             )
+
+
+def is_language_model(endpoint: Endpoint) -> bool:
+    """Whether some version serves OpenAI's API alone, without tensors."""
+    return any(
+        (endpoint.spec.runtime or (version.artifact.runtime if version.artifact else ""))
+        in OPENAI_RUNTIMES
+        if version.upstream is None
+        else version.upstream.protocol is UpstreamProtocol.OPENAI
+        for version in endpoint.versions
+    )
 
 
 def service_notes(facts: ExportFacts, target: ClusterTarget) -> Iterator[ExportNote]:
@@ -83,9 +102,20 @@ SERVICE: Final = "inference.GRPCInferenceService"
 VERSION_HEADER: Final = "x-model-version"
 GRACE_S: Final = 0.5
 """The replica responds at the deadline with a reason, so the gateway waits a little longer."""
+_MAX_NAME: Final = 63
 _MAX_RULES: Final = 16
 _MAX_BACKENDS: Final = 16
 _VERBS: Final = ("predict",)
+_OPENAI_PATHS: Final = (
+    *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"),
+    *("/v1/rerank", "/v2/rerank"),
+)
+_POOL_GROUP: Final = "inference.networking.k8s.io"
+_NAMED_MODEL_HEADER: Final = "X-Gateway-Model-Name"
+"""Header in which the Inference Extension's body-based router writes the model of a body."""
+_PICKER: Final = "-epp"
+"""Suffix of the Service of a pool's endpoint picker, as in the extension's chart."""
+_PICKER_PORT: Final = 9002
 _SERVER_PATHS: Final = ("/v2", "/v2/health/live", "/v2/health/ready")
 
 
@@ -107,18 +137,32 @@ class GatewayApiOptions:
     grpc_port: int = GRPC_PORT
     """gRPC port of their Services."""
 
+    inference_pool: bool = False
+    """Whether routes of language models lead to InferencePools, whose endpoint pickers choose the
+    pod, and not to Services."""
+
 
 def gateway_api(facts: ExportFacts, target: ClusterTarget, options: GatewayApiOptions) -> Export:
     """Export HTTPRoutes and GRPCRoutes that split requests between the Services of versions.
 
     Raises:
         NotExpressibleError: Routes cannot express the spec.
+        InvalidArgumentError: InferencePools are requested, and no endpoint is a language model.
     """
     routed = tuple(_routed(facts, target))
+    language_models = [endpoint for endpoint in routed if is_language_model(endpoint)]
+    if options.inference_pool and not language_models:
+        raise InvalidArgumentError(
+            "--inference-pool is for language models, and no exported endpoint is one: leave it out"
+        )
     documents = [
         document
         for endpoint in routed
-        for document in _documents(endpoint, target, options, alone=len(routed) == 1)
+        for document in (
+            _language_model(endpoint, target, options, alone=len(language_models) == 1)
+            if endpoint in language_models
+            else _documents(endpoint, target, options, alone=len(routed) == 1)
+        )
     ]
     if routed:
         # Requests that concern no endpoint go to some replica, as with Headrace's gateway.
@@ -138,7 +182,11 @@ def gateway_api(facts: ExportFacts, target: ClusterTarget, options: GatewayApiOp
         documents.append(route("HTTPRoute", metadata, options, [rule]))
     losses = [*implied_access(facts, *NO_AUTHENTICATION), *_losses(facts, target)]
     grpc_port = options.grpc_port if options.grpc else None
-    notes = [*grpc_notes(facts, target, grpc_port), *service_notes(facts, target)]
+    notes = [
+        *grpc_notes(facts, target, grpc_port),
+        *service_notes(facts, target),
+        *(_language_model_notes(language_models, options) if language_models else ()),
+    ]
     return finish(ExportTarget.GATEWAY_API, facts, documents, losses=losses, notes=notes)
 
 
@@ -238,6 +286,87 @@ def _documents(
         }
     )
     yield from _routes("GRPCRoute", endpoint, target, options, grpc_rules)
+
+
+def _language_model(
+    endpoint: Endpoint, target: ClusterTarget, options: GatewayApiOptions, *, alone: bool
+) -> Iterator[ExportDocument]:
+    """Yield the route of an endpoint of OpenAI's API, and the InferencePools of its versions."""
+    backends: dict[str, Body] = {}
+    for version in endpoint.versions:
+        if options.inference_pool and version.upstream is None:
+            pool = _inference_pool(endpoint, version, target)
+            yield pool
+            name = pool.body["metadata"]["name"]
+            backends[version.number] = {"group": _POOL_GROUP, "kind": "InferencePool", "name": name}
+        else:
+            port = OPENAI_PORT if version.upstream is None else HTTP_PORT
+            backends[version.number] = _backend(endpoint, version, target, port)
+    split = [{**backends[v.number], "weight": v.weight} for v in _weighted(endpoint)]
+    targets: list[tuple[str, list[Body]]] = [
+        *((f"{endpoint.name}:{number}", [backend]) for number, backend in backends.items()),
+        ("" if alone else endpoint.name, split),
+    ]
+    paths = [*map(_exact, _OPENAI_PATHS), _prefix("/v1/audio")]
+    rules: list[Body] = []
+    for model, references in targets:
+        named: Body = {"headers": [_header(_NAMED_MODEL_HEADER, model)]} if model else {}
+        rules.append(
+            {
+                "matches": [{**path, **named} for path in paths],
+                "filters": [remove_internal_headers()],
+                "backendRefs": references,
+                "timeouts": {"request": duration(0.0)},
+            }
+        )
+    rules[-1]["filters"] += _mirror(endpoint, backends)
+    yield from _routes("HTTPRoute", endpoint, target, options, rules)
+
+
+def _inference_pool(endpoint: Endpoint, version: Version, target: ClusterTarget) -> ExportDocument:
+    """Return the pool of the driver's pods of a version."""
+    longest = _MAX_NAME - len(_PICKER)
+    name = object_name(target.instance, endpoint.name, version.number, longest=longest)
+    selector = {
+        INSTANCE: target.instance,
+        COMPONENT: "replica",
+        ENDPOINT: label_value(endpoint.name),
+        VERSION: label_value(version.number),
+    }
+    picker: Body = {
+        "name": f"{name}{_PICKER}",
+        "port": {"number": _PICKER_PORT},
+        "failureMode": "FailOpen",
+    }
+    spec: Body = {
+        "selector": {"matchLabels": selector},
+        "targetPorts": [{"number": OPENAI_PORT}],
+        "endpointPickerRef": picker,
+    }
+    named = labels(target.instance, "gateway", endpoint=endpoint.name, version=version.number)
+    return manifest(f"{_POOL_GROUP}/v1", "InferencePool", target.metadata(name, named), spec=spec)
+
+
+def _language_model_notes(
+    endpoints: Sequence[Endpoint], options: GatewayApiOptions
+) -> Iterator[ExportNote]:
+    """Yield what routes of language models need and lack."""
+    unread = "NAME:VERSION" if len(endpoints) == 1 else "the endpoint"
+    yield ExportNote(
+        f"routes cannot read {unread} in `model` of a body: the body-based router of the Inference "
+        f"Extension, or a caller, sets {_NAMED_MODEL_HEADER}"
+    )
+    if options.inference_pool:
+        yield ExportNote(
+            f"each InferencePool NAME needs its endpoint picker: a Service NAME{_PICKER} with port "
+            f"{_PICKER_PORT}"
+        )
+    for endpoint in endpoints:
+        if endpoint.spec.timeout_s is not None:
+            yield ExportNote(
+                "a route's timeout bounds the whole answer and not the first token: none is set",
+                f"{endpoint.location}.timeout_s",
+            )
 
 
 def _routes(

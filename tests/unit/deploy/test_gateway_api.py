@@ -4,6 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.control.kubernetes.names import labels_of
+from headrace.control.model.desired import make_revision
+from headrace.core import EndpointName, InvalidArgumentError, ReplicaSettings
 from headrace.core.headers import INTERNAL_HEADERS
 from headrace.deploy import (
     ClusterTarget,
@@ -15,6 +18,7 @@ from headrace.deploy import (
     read_facts,
 )
 from headrace.deploy.gateway_api import duration
+from tests.kube import complaints
 from tests.unit.deploy.specs import ARTIFACTS, bodies, facts_of, spec_of, split
 
 _UNITS_MS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
@@ -179,3 +183,113 @@ def test_a_server_that_may_be_left_out_has_no_route_to_a_service_that_is_not_the
     assert names == {"headrace-fraud-1"}
     assert nothing.documents == ()
     assert any("left out" in note for note in nothing.notes)
+
+
+_LLM: dict[str, object] = {"name": "chat", "runtime": "gguf", "versions": split(90, 10)}
+_OPENAI_PATHS = {
+    *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"),
+    *("/v1/rerank", "/v2/rerank", "/v1/audio"),
+}
+
+
+def _llm_rules(document: dict[str, object]) -> list[tuple[list[str], list[object]]]:
+    """Models in the header, and backends, of the rules of a language model."""
+    rules = document["spec"]["rules"]  # type: ignore[index]  # as JSON has it
+    assert all({m["path"]["value"] for m in rule["matches"]} == _OPENAI_PATHS for rule in rules)
+    assert all(rule["timeouts"] == {"request": "0s"} for rule in rules)
+    return [
+        (
+            sorted({h["value"] for m in rule["matches"] for h in m.get("headers", ())}),
+            rule["backendRefs"],
+        )
+        for rule in rules
+    ]
+
+
+def test_a_language_model_has_routes_of_openais_api_alone() -> None:
+    http, server = _export({**_LLM, "timeout_s": 2})
+
+    one, two, both = _llm_rules(http)
+    assert one == (["chat:1"], [{"name": "headrace-chat-1", "port": 8003}])
+    assert two == (["chat:2"], [{"name": "headrace-chat-2", "port": 8003}])
+    assert both == (
+        [],
+        [
+            {"name": "headrace-chat-1", "port": 8003, "weight": 90},
+            {"name": "headrace-chat-2", "port": 8003, "weight": 10},
+        ],
+    )
+    assert server["metadata"]["name"] == "headrace-server"  # type: ignore[index]  # as JSON has it
+    assert complaints([http, server]) == []
+
+
+def test_several_language_models_are_told_apart_by_a_header() -> None:
+    facts = facts_of({**_LLM}, others=[{**_LLM, "name": "other", "access": "public"}])
+    export = gateway_api(facts, ClusterTarget(), GatewayApiOptions())
+
+    chat, other, _ = bodies(export)
+    assert _llm_rules(chat)[-1][0] == ["chat"]
+    assert _llm_rules(other)[-1][0] == ["other"]
+    assert any("X-Gateway-Model-Name" in note for note in export.notes)
+
+
+def test_language_models_go_to_inference_pools() -> None:
+    objects = bodies(
+        gateway_api(
+            facts_of({**_LLM}, others=[{"name": "fraud", "model": "fraud:1", "access": "public"}]),
+            ClusterTarget(instance="prod", namespace="ml"),
+            GatewayApiOptions(inference_pool=True),
+        )
+    )
+
+    one, two, http, fraud, *_ = objects
+    assert complaints(objects) == []
+    assert one["apiVersion"] == "inference.networking.k8s.io/v1"
+    assert one["metadata"]["namespace"] == "ml"
+    assert one["spec"] == {
+        "selector": {
+            "matchLabels": {
+                "app.kubernetes.io/instance": "prod",
+                "app.kubernetes.io/component": "replica",
+                "headrace.dev/endpoint": "chat",
+                "headrace.dev/version": "1",
+            }
+        },
+        "targetPorts": [{"number": 8003}],
+        "endpointPickerRef": {
+            "name": "prod-chat-1-epp",
+            "port": {"number": 9002},
+            "failureMode": "FailOpen",
+        },
+    }
+    group = "inference.networking.k8s.io"
+    pools = [{"group": group, "kind": "InferencePool", "name": f"prod-chat-{i}"} for i in (1, 2)]
+    assert [pool["metadata"]["name"] for pool in (one, two)] == [pool["name"] for pool in pools]
+    assert _llm_rules(http)[-1][1] == [{**pools[0], "weight": 90}, {**pools[1], "weight": 10}]
+    assert fraud["spec"]["rules"][0]["backendRefs"] == [{"name": "prod-fraud-1", "port": 8000}]
+
+
+def test_inference_pools_select_the_drivers_pods() -> None:
+    settings = ReplicaSettings(model_name="chat", model_version="1", path="m.gguf", runtime="gguf")
+    revision = make_revision(endpoint=EndpointName("chat"), model="chat:1", settings=settings)
+
+    pool, *_ = _export({**_LLM}, inference_pool=True)
+
+    wanted = pool["spec"]["selector"]["matchLabels"]  # type: ignore[index]  # as JSON has it
+    assert wanted.items() <= labels_of(revision).items()
+
+
+def test_inference_pools_need_a_language_model() -> None:
+    with pytest.raises(InvalidArgumentError, match="no exported endpoint is one"):
+        _export({}, inference_pool=True)
+
+
+def test_a_service_of_an_openai_server_needs_no_pool() -> None:
+    said: dict[str, object] = {
+        "upstream": {"url": "http://10.0.0.1:9000", "protocol": "openai"},
+        "version": "7",
+    }
+    place = ClusterTarget(services={("fraud", "7"): ("vllm", 8000)})
+    http, *_ = _export(said, place, inference_pool=True)
+
+    assert _llm_rules(http)[-1][1] == [{"name": "vllm", "port": 8000, "weight": 100}]

@@ -63,6 +63,13 @@ def gateway_api(
     no_grpc: Annotated[
         bool, option("Write no GRPCRoute: replicas serve HTTP only.", "--no-grpc")
     ] = False,
+    inference_pool: Annotated[
+        bool,
+        option(
+            "Route language models to InferencePools, whose endpoint pickers choose the pod.",
+            "--inference-pool",
+        ),
+    ] = False,
     options: ExportOptions,
     plane: ControlPlaneOptions,
 ) -> None:
@@ -81,7 +88,7 @@ def gateway_api(
     from headrace import deploy
 
     facts = options.facts(plane, with_revisions=True)
-    target = replace(routes.target(), grpc=not no_grpc)
+    target = replace(routes.target(), grpc=not no_grpc, inference_pool=inference_pool)
     namespace = cluster.place(service)
     check_versions("--service", facts, namespace.services or {})
     options.write(deploy.gateway_api(facts, namespace, target))
