@@ -9,11 +9,14 @@ import msgspec
 import pytest
 
 from headrace.control.base.home import Home
+from headrace.control.model.desired import make_revision
 from headrace.control.model.observed import ReplicaPhase
 from headrace.control.model.records import Event, RolloutRecord
-from headrace.core import FailedPreconditionError, UnavailableError
+from headrace.core import EndpointName, FailedPreconditionError, UnavailableError
 from headrace.core.spec.rollout import CanarySpec
 from headrace.core.spec.scale import BudgetSpec, ScaleScheduleSpec
+from headrace.gateway.statistics import ArmStatistics
+from headrace.monitor import RequestHistory
 from headrace.rollout.state import RolloutPhase, RolloutState, TrafficShares
 from tests.unit.control.scaling_lab import SETTINGS, T0, Lab, arm, endpoint
 
@@ -48,6 +51,29 @@ def test_a_constant_load_changes_nothing_once_it_is_met(lab: Lab) -> None:
     lab.run(60, {"1": 40.0})
 
     assert set(lab.run(300)) == {6}
+
+
+@pytest.mark.parametrize(("runtime", "count"), [("gguf", 2), ("onnx", 1)])
+def test_late_first_tokens_add_a_copy_of_a_language_model(
+    lab: Lab, runtime: str, count: int
+) -> None:
+    scale = msgspec.structs.replace(SETTINGS, target_in_flight=100.0, slo_latency_s=0.5)
+    plain = arm("a", "1")
+    settings = msgspec.structs.replace(plain.revision.settings, runtime=runtime)
+    revision = make_revision(endpoint=EndpointName("a"), model="a:1", settings=settings)
+    lab.set_desired(
+        endpoint("a", msgspec.structs.replace(plain, revision=revision), autoscale=scale)
+    )
+    streams = RequestHistory()
+    lab.scaler.use_streams(streams)
+    streams.advance(lab.clock.time)
+    for second in range(1, 40):
+        ended = {(2.0, 0.1): 10 * second}
+        streams.add(lab.clock.time, "a", "1", ArmStatistics(requests=10 * second, latency=ended))
+        lab.run(1, {"1": 30.0})
+
+    assert len(lab.replicas) == count
+    assert [event.reason for event in lab.events] == ["Pressure"] * (count - 1)
 
 
 def test_replicas_that_say_nothing_are_not_taken_away(lab: Lab) -> None:

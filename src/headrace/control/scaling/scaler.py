@@ -26,10 +26,17 @@ from headrace.control.base.journal import wait_for
 from headrace.control.desired.target import ReplicaTargets, TargetState
 from headrace.control.model.observed import Replica, ReplicaPhase
 from headrace.control.model.records import Event
-from headrace.control.scaling.signals import ArmMeter, ScaledArm, part_of, scaled_arms
+from headrace.control.scaling.signals import (
+    ArmMeter,
+    ScaledArm,
+    part_of,
+    scaled_arms,
+    with_first_tokens,
+)
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec.scale import BudgetSpec
 from headrace.core.state_file import StateFile
+from headrace.monitor import RequestHistory
 from headrace.serving.telemetry.report import ReplicaReport
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -92,6 +99,7 @@ class Scaler:
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _at_gateway: Mapping[_Key, int] = field(default_factory=dict)
     _stored_at: float = -math.inf
+    _streams: RequestHistory | None = None
 
     @property
     def counts(self) -> Mapping[_Key, int]:
@@ -160,6 +168,10 @@ class Scaler:
                     count = min(part_of(total, scaled.share), scaled.settings.max_replicas)
                     arm.state = granted(arm.state, max(arm.state.replicas, count))
         return self.scale
+
+    def use_streams(self, history: RequestHistory) -> None:
+        """Scale language models also by the times to the first token in `history`."""
+        self._streams = history
 
     async def run(self) -> None:
         """Decide until cancelled; store the state at the end too."""
@@ -318,7 +330,14 @@ class Scaler:
             held=self._held.get(name, 0),
             at_gateway=self._at_gateway.get(scaled.key),
         )
-        arm.decision = decide(arm.state, signals, settings, now=signals.observed_at)
+        now, version = signals.observed_at, scaled.arm.revision.version
+        is_llm = scaled.arm.revision.serves_openai and settings.slo_latency_s is not None
+        last_step = max(arm.state.raised_at or 0.0, arm.state.starting_at or 0.0)
+        seconds = min(settings.stable_window_s, now - last_step)
+        if is_llm and self._streams is not None and seconds > 0.0:
+            streams = self._streams.window(name, until=now, seconds=seconds, version=version)
+            signals = with_first_tokens(signals, arm.state, streams)
+        arm.decision = decide(arm.state, signals, settings, now=now)
         arm.state = arm.decision.state
 
     def _grant(

@@ -7,16 +7,20 @@ from typing import Final
 
 import msgspec
 
-from headrace.autoscale import IntervalCounts, Meter, ReplicaUsage, Signals
+from headrace.autoscale import IntervalCounts, Meter, ReplicaUsage, ScalerState, Signals
+from headrace.autoscale.state import mean_in_flight
 from headrace.control.desired.target import BASELINE, TargetState, in_force, is_current
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint
 from headrace.control.model.records import RolloutRecord
 from headrace.core.spec.scale import AutoscaleSpec
+from headrace.monitor import RequestWindow
 from headrace.serving.telemetry.report import ReplicaReport
 
 STALE_S: Final = 5.0
 """Seconds without change after which a report is stale."""
 _USAGE_S: Final = 600.0
+_FEWEST_STREAMS: Final = 20
+"""Minimum number of streams for the p99 of the time to the first token."""
 
 
 @dataclass(slots=True)
@@ -171,6 +175,25 @@ class ArmMeter:
             bounds_s=fresh[0].bounds_s if fresh else (),
             latency_s=sum(delta.latency_s for delta in fresh),
         )
+
+
+def with_first_tokens(signals: Signals, state: ScalerState, streams: RequestWindow) -> Signals:
+    """Return a language model's signals with its streams' rate and p99 to the first token.
+
+    The p99 is None unless the ready replicas have more than one request each in the panic window:
+    on more replicas, a prompt that has a replica for itself is not read any sooner.
+
+    Args:
+        streams: Streams that ended since the last scale-up; `latency` is the time to the first
+            token.
+    """
+    count, in_flight = sum(streams.latency.values()), mean_in_flight(state.panic)
+    is_shared = in_flight is not None and in_flight.value > signals.ready
+    return msgspec.structs.replace(
+        signals,
+        arrivals=count / streams.duration_s,
+        p99_s=streams.quantile(0.99) if is_shared and count >= _FEWEST_STREAMS else None,
+    )
 
 
 def _in_flight(recent: Sequence[_LastReport], at_gateway: int | None) -> float | None:

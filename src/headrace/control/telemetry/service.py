@@ -149,6 +149,7 @@ class TelemetryService:
             faults=faults,
         )
         self.tokens.load()
+        scaling.scaler.use_streams(self.tokens.history)
         self.gpus: Final = Gpus()
         self.prometheus: Final = prometheus
         self.metrics_read_at: float | None = None
