@@ -55,6 +55,22 @@ def test_a_confined_replica_serves_and_is_restarted(system: System, model: Path)
     assert "Paris" in answer(system)
 
 
+def test_a_system_prompt_is_read_by_one_of_two_replicas(system: System, model: Path) -> None:
+    system.start({"name": "chat", "model": str(model), "replicas": 2, **SETTINGS})
+    system.wait_for(
+        lambda status: sum(r["state"] == "ready" for r in replicas(status, "chat")) == 2, 120
+    )
+    url = f"{system.where().http_url}/v1/chat/completions"
+    prompt = {"role": "system", "content": "Answer in one word. " * 40}
+    cached = []
+    for number in range(6):
+        question = {"role": "user", "content": f"What is {number} and {number + 1}?"}
+        body = {"model": "chat", "messages": [prompt, question], "max_tokens": 4}
+        usage = httpx.post(url, json=body, timeout=60).json()["usage"]
+        cached.append(usage["prompt_tokens_details"]["cached_tokens"] > usage["prompt_tokens"] / 2)
+    assert cached == [False, *[True] * 5]
+
+
 def test_a_model_answers_for_an_upstream_that_is_down(system: System, model: Path) -> None:
     server = {"url": f"http://127.0.0.1:{free_port()}", "protocol": "openai", "health_path": None}
     far = {"name": "far", "upstream": server, "fallback": "chat"}
