@@ -51,23 +51,14 @@ class PartitionBuffer(Generic[T]):
         """All records of this member."""
         return [*self._delivered.values(), *self._waiting.values()]
 
-    @property
-    def oldest(self) -> Record | None:
-        """First delivered record that is not acknowledged."""
-        return next(iter(self._delivered.values()))[0] if self._delivered else None
-
-    def contains(self, offset: int) -> bool:
-        """Return whether the buffer has the record with this offset."""
-        return offset in self._delivered or offset in self._waiting
-
     def offer(self, record: Record, token: T) -> None:
         """Add a received record; a redelivered one only replaces its token."""
         offset = record.offset
-        if offset in self._delivered:
-            self._delivered[offset] = (self._delivered[offset][0], token)
-            return
-        if offset not in self._waiting:
-            heapq.heappush(self._order, offset)
+        for held in (self._delivered, self._waiting):
+            if offset in held:
+                held[offset] = (held[offset][0], token)
+                return
+        heapq.heappush(self._order, offset)
         self._waiting[offset] = (record, token)
 
     def can_deliver(self) -> bool:
@@ -192,11 +183,6 @@ class Inbox(Generic[T]):
             self._changed.notify_all()
             return acknowledged
 
-    def contains(self, partition: TopicPartition, offset: int) -> bool:
-        """Return whether a record is buffered; see `PartitionBuffer.contains`."""
-        with self._changed:
-            return self._buffers[partition].contains(offset)
-
     def held(self) -> list[Held[T]]:
         """Return all records of this member, of all partitions."""
         with self._changed:
@@ -206,11 +192,6 @@ class Inbox(Generic[T]):
         """Return the number of received records that were not delivered."""
         with self._changed:
             return sum(buffer.waiting for buffer in self._buffers.values())
-
-    def oldest(self, partition: TopicPartition) -> Record | None:
-        """Return the first delivered record of a partition that is not acknowledged."""
-        with self._changed:
-            return self._buffers[partition].oldest
 
     def clear(self) -> list[Held[T]]:
         """Remove and return all records."""
@@ -319,8 +300,9 @@ class SharedSession(ABC, Generic[T, U]):
         try:
             check_records(records, has_partitions=self._has_partitions)
             if unassigned := offsets.keys() - set(self._inbox.partitions):
+                topic, number = min(unassigned)
                 who = f"member '{self._membership.member}' of group '{self._membership.group}'"
-                raise ConflictError(f"{min(unassigned)} is not assigned to {who}")
+                raise ConflictError(f"partition {topic}/{number} is not assigned to {who}")
             acknowledged = {
                 partition: self._inbox.acknowledge(partition, upper)
                 for partition, upper in offsets.items()

@@ -20,7 +20,6 @@ from headrace.core import (
     InvalidArgumentError,
     NotFoundError,
     SystemClock,
-    UnavailableError,
 )
 from headrace.streaming.broker import BrokerFeatures, Membership, Rebalanced, StartPosition
 from headrace.streaming.brokers.checks import (
@@ -37,7 +36,7 @@ from headrace.streaming.brokers.redis import scripts
 from headrace.streaming.brokers.redis.connection import (
     RedisConnection,
     Trim,
-    add_command,
+    add_arguments,
     id_of,
     members_key,
     offset_at,
@@ -116,11 +115,14 @@ class RedisBroker:
         for start in range(0, len(records), _BATCH_SIZE):
             some = records[start : start + _BATCH_SIZE]
             now_s = self._clock.now()
-            commands = [add_command(record, self._trim, now_s) for record in some]
+            commands = [
+                ("XADD", record.topic, *add_arguments(record, self._trim, now_s)) for record in some
+            ]
             answers = self._link.request_all("write records", commands)
             for record, answer in zip(some, answers, strict=True):
                 if answer is None:
-                    raise self._no_topic(record.topic)
+                    message = f"{self._link.name} has no topic '{record.topic}'; create it first"
+                    raise NotFoundError(message)
 
     def read(
         self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int
@@ -132,16 +134,7 @@ class RedisBroker:
             check_partition(partition)
             if max_records <= len(records):
                 break
-            command = (
-                "XRANGE",
-                partition.topic,
-                id_of(offset),
-                "+",
-                "COUNT",
-                max_records - len(records),
-            )
-            answer = self._link.ask(f"read {partition.topic}", *command)
-            entries = cast("list[tuple[bytes, list[bytes]]]", answer)
+            entries = self._range(partition.topic, offset, max_records - len(records))
             records += [record_of(partition, entry_id, fields) for entry_id, fields in entries]
         return records
 
@@ -169,10 +162,8 @@ class RedisBroker:
                 count, oldest = cast("tuple[int, bytes | None]", pending)[:2]
                 if count and oldest is not None:
                     return {TopicPartition(topic, 0): offset_of(oldest)}
-                return {
-                    TopicPartition(topic, 0): offset_of(cast("bytes", info[b"last-delivered-id"]))
-                    + 1
-                }
+                last = offset_of(cast("bytes", info[b"last-delivered-id"]))
+                return {TopicPartition(topic, 0): last + 1}
         return {}
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
@@ -197,26 +188,21 @@ class RedisBroker:
         """Return the offset of the last record ever written."""
         self._check_open()
         check_topic(topic)
-        operation = f"look at topic {topic}"
-        try:
-            flat = cast("list[object]", self._link.ask(operation, "XINFO", "STREAM", topic))
-        except (NotFoundError, UnavailableError):
-            raise
-        except FailedPreconditionError as error:
-            if "no such key" in str(error):
-                raise self._no_topic(topic) from error
-            raise
+        answer = self._link.ask(f"look at topic {topic}", "XINFO", "STREAM", topic)
+        flat = cast("list[object]", answer)
         info = dict(zip(flat[::2], flat[1::2], strict=True))
         return offset_of(cast("bytes", info[b"last-generated-id"]))
 
     def _first_from(self, topic: str, offset: int) -> int | None:
         """Return the offset of the first record at this offset or later."""
-        command = ("XRANGE", topic, id_of(offset), "+", "COUNT", 1)
-        entries = cast("list[list[bytes]]", self._link.ask(f"look at topic {topic}", *command))
+        entries = self._range(topic, offset, 1)
         return offset_of(entries[0][0]) if entries else None
 
-    def _no_topic(self, topic: str) -> NotFoundError:
-        return NotFoundError(f"{self._link.name} has no topic '{topic}'; create it first")
+    def _range(self, topic: str, offset: int, max_records: int) -> list[tuple[bytes, list[bytes]]]:
+        """Return ids and fields of entries from this offset on."""
+        command = ("XRANGE", topic, id_of(offset), "+", "COUNT", max_records)
+        answer = self._link.ask(f"read {topic}", *command)
+        return cast("list[tuple[bytes, list[bytes]]]", answer)
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -39,6 +39,7 @@ _HINTS: Final = {
 }
 _REASONS: Final[Mapping[str, tuple[type[HeadraceError], str]]] = {
     "NOTOPIC": (NotFoundError, "topic {rest} does not exist; create it first"),
+    "no such key": (NotFoundError, "the topic does not exist; create it first"),
     "NOTMINE": (
         ConflictError,
         "{rest} belongs to another member by now; records written now would be duplicates",
@@ -118,16 +119,14 @@ class RedisConnection:
         try:
             yield
         except (redis.RedisError, OSError) as error:
-            raise translate_error(error, operation, self.name) from error
+            raise _headrace_error(error, f"cannot {operation} in {self.name}") from error
 
     def close(self) -> None:
         """Close all connections, including those in use. Idempotent."""
         self._pool.disconnect()
 
 
-def translate_error(error: Exception, operation: str, server: str) -> HeadraceError:
-    """Return the exception for an error of the client or the server."""
-    cannot = f"cannot {operation} in {server}"
+def _headrace_error(error: Exception, cannot: str) -> HeadraceError:
     text = str(error)
     if isinstance(error, redis.AuthenticationError):
         return FailedPreconditionError(
@@ -275,11 +274,6 @@ def add_arguments(record: NewRecord, trim: Trim, now_s: float) -> list[Argument]
         message = f"a record for {record.topic} has {size_bytes} bytes; Redis takes {_MAX_BYTES}"
         raise InvalidArgumentError(message)
     return ["NOMKSTREAM", *trim.arguments(now_s), "*", *fields]
-
-
-def add_command(record: NewRecord, trim: Trim, now_s: float) -> list[Argument]:
-    """Return the XADD command for a record."""
-    return ["XADD", record.topic, *add_arguments(record, trim, now_s)]
 
 
 def members_key(topic: str, group: str) -> str:

@@ -22,14 +22,13 @@ from headrace.streaming.brokers.redis.connection import (
     record_of,
     written_s,
 )
-from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
+from headrace.streaming.records import NewRecord, PartitionLag, TopicPartition
 
 _BLOCK_S: Final = 0.2  # an obsolete blocking read delays `close` by at most this
 _POLL_S: Final = 0.5
 _JOIN_TIMEOUT_S: Final = 1.0  # if the server does not respond; the thread then ends later
 _MAX_BYTES: Final = 32 << 20  # of one response, estimated by the previous ones
 Entries = Sequence[tuple[bytes, list[bytes] | None]]
-Received = list[tuple[Record, bytes]]
 
 
 class RedisReader:
@@ -83,29 +82,15 @@ class RedisReader:
 
     def _read(self, max_records: int, partitions: Sequence[TopicPartition]) -> None:
         topics = [partition.topic for partition in partitions]
-        block_ms = int(_BLOCK_S * 1000)
-        command: list[str | int] = [
-            *self._group,
-            "COUNT",
-            max_records,
-            "BLOCK",
-            block_ms,
-            "STREAMS",
-        ]
-        answer = self._link.ask("read", *command, *topics, *(">" for _ in topics))
-        by_topic = dict(zip(topics, partitions, strict=True))
-        streams = cast("Sequence[tuple[bytes, Entries]] | None", answer)
-        for topic, entries in streams or ():
-            self._inbox.offer(self._received(by_topic[topic.decode()], entries))
-
-    def _received(self, partition: TopicPartition, entries: Entries) -> Received:
-        records: Received = []
-        for entry_id, fields in entries:
-            if fields is not None:
-                records.append((record_of(partition, entry_id, fields), entry_id))
-                size = sum(map(len, fields))
-                self._record_bytes += (size - self._record_bytes) / 8
-        return records
+        limits = ("COUNT", max_records, "BLOCK", int(_BLOCK_S * 1000))
+        streams = ("STREAMS", *topics, *(">" for _ in topics))
+        answer = self._link.ask("read", *self._group, *limits, *streams)
+        for topic, entries in cast("Sequence[tuple[bytes, Entries]] | None", answer) or ():
+            partition = TopicPartition(topic.decode(), 0)
+            present = [(entry_id, fields) for entry_id, fields in entries if fields is not None]
+            self._inbox.offer((record_of(partition, *entry), entry[0]) for entry in present)
+            for _, fields in present:
+                self._record_bytes += (sum(map(len, fields)) - self._record_bytes) / 8
 
 
 _HEARTBEATS_PER_TIMEOUT: Final = 3  # heartbeats within the session timeout
@@ -192,9 +177,7 @@ class RedisSession(SharedSession[bytes, Call]):
                             "skip what was trimmed", "XACK", partition.topic, group, last
                         )
                         continue
-                    record = record_of(partition, last, fields, deliveries=2)
-                    if not self._inbox.contains(partition, record.offset):
-                        self._inbox.offer([(record, last)])
+                    self._inbox.offer([(record_of(partition, last, fields, deliveries=2), last)])
                 if not entries:
                     break
         self._was_disconnected = False
@@ -212,7 +195,13 @@ class RedisSession(SharedSession[bytes, Call]):
         self._link.run("deliver", scripts.DELIVER, *unsent)
 
     def _update_lag(self) -> None:
-        self._lag = {partition: self._lag_of(partition) for partition in self._inbox.partitions}
+        for partition in self._inbox.partitions:
+            answer = self._link.run(
+                "ask for the lag", scripts.LAG, (partition.topic,), (self._membership.group,)
+            )
+            records, oldest = cast("tuple[int, bytes]", answer)
+            waits_s = self._clock.now() - written_s(offset_of(oldest)) if records else 0
+            self._lag[partition] = PartitionLag(records=records, seconds=max(waits_s, 0))
 
     def _leave(self) -> None:
         self._reader.close()
@@ -223,13 +212,6 @@ class RedisSession(SharedSession[bytes, Call]):
     def _disconnect(self) -> None:
         self._reader.close()
         self._link.close()
-
-    def _lag_of(self, partition: TopicPartition) -> PartitionLag:
-        arguments = (self._membership.group,)
-        answer = self._link.run("ask for the lag", scripts.LAG, (partition.topic,), arguments)
-        records, oldest = cast("tuple[int, bytes]", answer)
-        waits_s = self._clock.now() - written_s(offset_of(oldest)) if records else 0
-        return PartitionLag(records=records, seconds=max(waits_s, 0))
 
     def _keys(self, partition: TopicPartition) -> tuple[str, str]:
         return partition.topic, members_key(partition.topic, self._membership.group)
