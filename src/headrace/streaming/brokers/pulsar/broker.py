@@ -16,7 +16,7 @@ import math
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from typing import Final
 
 import pulsar
 
@@ -35,14 +35,7 @@ from headrace.streaming.brokers.checks import (
     check_topic,
 )
 from headrace.streaming.brokers.pulsar.connection import PulsarLink
-from headrace.streaming.brokers.pulsar.messages import (
-    MessageId,
-    PulsarMessage,
-    entry_offset,
-    id_of,
-    offset_of,
-    record_of,
-)
+from headrace.streaming.brokers.pulsar.messages import entry_offset, id_of, offset_of, record_of
 from headrace.streaming.brokers.pulsar.session import PulsarSession
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
@@ -174,7 +167,7 @@ class PulsarBroker:
         with self._link.translating_errors(f"look at {full_name}"):
             consumer = self._link.client.subscribe(full_name, name)
             try:
-                return offset_of(cast("MessageId", consumer.get_last_message_id()))
+                return offset_of(consumer.get_last_message_id())
             finally:
                 consumer.unsubscribe()
 
@@ -195,7 +188,7 @@ class PulsarBroker:
                 if since_s > 0:
                     reader.seek(math.ceil(since_s * 1000))
                 while len(records) < max_records and reader.has_message_available():
-                    record = record_of(partition, cast("PulsarMessage", reader.read_next(_READ_MS)))
+                    record = record_of(partition, reader.read_next(_READ_MS))
                     if record.offset >= offset:
                         records.append(record)
             except (pulsar.Timeout, pulsar.UnknownError):

@@ -4,11 +4,13 @@ Imports no client: Pulsar's registers exception translators in pybind11 that all
 process share, after which ONNX Runtime and OpenVINO raise RuntimeError instead of their own types.
 """
 
-from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
 from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
+
+if TYPE_CHECKING:
+    import pulsar
 
 _ENTRY_BITS: Final = 20  # a ledger has 50,000 entries by default
 _BATCH_BITS: Final = 12  # a batch has at most 1000 messages by default
@@ -16,33 +18,12 @@ _KEY: Final = "headrace-key"
 _HEADERS: Final = "headrace-headers"
 
 
-class MessageId(Protocol):
-    """The used methods of the client's ids, which have no types."""
-
-    ledger_id: Callable[[], int]
-    entry_id: Callable[[], int]
-    batch_index: Callable[[], int]
-
-
-class PulsarMessage(Protocol):
-    """The used methods of the client's messages, which have no types."""
-
-    data: Callable[[], bytes]
-    has_null_value: Callable[[], bool]
-    properties: Callable[[], dict[str, str]]
-    partition_key: Callable[[], str]
-    publish_timestamp: Callable[[], int]
-    event_timestamp: Callable[[], int]
-    redelivery_count: Callable[[], int]
-    message_id: Callable[[], MessageId]
-
-
-def offset_of(message_id: MessageId) -> int:
+def offset_of(message_id: "pulsar.MessageId") -> int:
     """Return the offset of a message; 0 is before all messages."""
     if message_id.entry_id() < 0:
         return 0
-    entry = message_id.ledger_id() << _ENTRY_BITS | message_id.entry_id()
-    return entry << _BATCH_BITS | max(message_id.batch_index(), 0)
+    first = entry_offset(message_id.ledger_id(), message_id.entry_id())
+    return first | max(int(message_id.batch_index()), 0)
 
 
 def entry_offset(ledger: int, entry: int) -> int:
@@ -50,7 +31,7 @@ def entry_offset(ledger: int, entry: int) -> int:
     return (ledger << _ENTRY_BITS) + entry << _BATCH_BITS
 
 
-def id_of(offset: int) -> object:
+def id_of(offset: int) -> "pulsar.MessageId":
     """Return the id of the message, or of the batch, at this offset."""
     import pulsar  # noqa: PLC0415  # only this function needs the client
 
@@ -73,9 +54,9 @@ def arguments_of(record: NewRecord) -> dict[str, object]:
     return arguments
 
 
-def record_of(partition: TopicPartition, message: PulsarMessage) -> Record:
+def record_of(partition: TopicPartition, message: "pulsar.Message") -> Record:
     """Return the record in a message; properties of other producers become headers."""
-    properties = message.properties()
+    properties: dict[str, str] = message.properties()
     key: bytes | None = None
     if _KEY in properties:
         key = unquoted(properties[_KEY])

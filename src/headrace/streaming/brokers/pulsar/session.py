@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ClassVar, Final, cast
+from typing import ClassVar, Final
 
 import pulsar
 
@@ -13,7 +13,7 @@ from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced, StartPosition
 from headrace.streaming.brokers.inbox import RETRY_PAUSE_S, Inbox, SharedSession
 from headrace.streaming.brokers.pulsar.connection import PulsarLink
-from headrace.streaming.brokers.pulsar.messages import MessageId, PulsarMessage, record_of
+from headrace.streaming.brokers.pulsar.messages import record_of
 from headrace.streaming.records import NewRecord, PartitionLag, TopicPartition
 
 _WAIT_S: Final = 0.2
@@ -26,10 +26,10 @@ class PulsarReader:
         self,
         consumer: pulsar.Consumer,
         partition: TopicPartition,
-        inbox: Inbox[MessageId],
+        inbox: Inbox[pulsar.MessageId],
         name: str,
     ) -> None:
-        self._consumer = consumer
+        self.consumer = consumer
         self._partition = partition
         self._inbox = inbox
         self._name = name
@@ -40,18 +40,14 @@ class PulsarReader:
     @property
     def problem(self) -> str:
         """Why no records are received; empty if the connection is up."""
-        return "" if self._consumer.is_connected() else f"{self._name} is unavailable"
-
-    def acknowledge(self, message_id: MessageId) -> None:
-        """Acknowledge a message."""
-        self._consumer.acknowledge(message_id)
+        return "" if self.consumer.is_connected() else f"{self._name} is unavailable"
 
     def close(self) -> None:
         """End the thread and the consumer; unacknowledged messages are redelivered."""
         self._is_closed.set()
         self._thread.join()
         try:
-            self._consumer.close()
+            self.consumer.close()
         except pulsar.PulsarException:
             return  # the broker is unavailable, and detects the closed connection
 
@@ -63,7 +59,7 @@ class PulsarReader:
                     self._is_closed.wait(RETRY_PAUSE_S)
                 continue
             try:
-                message = cast("PulsarMessage", self._consumer.receive(int(_WAIT_S * 1000)))
+                message = self.consumer.receive(int(_WAIT_S * 1000))
             except pulsar.Timeout:
                 continue
             except pulsar.PulsarException:
@@ -76,11 +72,12 @@ _HEARTBEAT_S: Final = 1.0
 _ACKS_WITHIN_S: Final = 0.15  # the client sends acknowledgements every 0.1 s
 _QUEUE: Final = 1000
 _PARTITIONS_EVERY_S: Final = 30.0
-Unsent = tuple[Sequence[NewRecord], Mapping[TopicPartition, Sequence[MessageId]]]
+Tokens = Mapping[TopicPartition, Sequence[pulsar.MessageId]]
+Unsent = tuple[Sequence[NewRecord], Tokens]
 """Records to write, and the messages to acknowledge with them."""
 
 
-class PulsarSession(SharedSession[MessageId, Unsent]):
+class PulsarSession(SharedSession[pulsar.MessageId, Unsent]):
     """Session on Pulsar, at least once; see `ConsumerSession`.
 
     The broker detects dead members by their connections, and decides which member gets a record of
@@ -155,9 +152,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
             self._listener.on_assigned([partition])
         self._heartbeat_at = now + self._heartbeat_s
 
-    def _prepare(
-        self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[MessageId]]
-    ) -> Unsent:
+    def _prepare(self, records: Sequence[NewRecord], tokens: Tokens) -> Unsent:
         return records, tokens
 
     def _write(self, unsent: Unsent) -> None:
@@ -166,7 +161,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
         with self._link.translating_errors("acknowledge"):
             for partition, ids in tokens.items():
                 for message_id in ids:
-                    self._readers[partition].acknowledge(message_id)
+                    self._readers[partition].consumer.acknowledge(message_id)
         self._acked_at = self._clock.monotonic()
 
     def _confirm(self) -> None:
