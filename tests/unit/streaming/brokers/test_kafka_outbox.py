@@ -72,10 +72,20 @@ class Client:
             report(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), Message())
 
 
+def writing_of(client: Client, clock: TurnedClock, *, lingers: bool = False) -> Writing:
+    return Writing(
+        cast("Producer", client),
+        limit_bytes=1_000_000,
+        address="h:1",
+        clock=clock,
+        limits={},
+        lingers=lingers,
+    )
+
+
 def outbox(client: Client, clock: TurnedClock, *, lingers: bool = False) -> AtLeastOnceProducer:
-    producer, consumer = cast("Producer", client), cast("Consumer", client)
-    writing = Writing(producer, limit_bytes=1_000_000, address="h:1", clock=clock, lingers=lingers)
-    return AtLeastOnceProducer(producer, consumer, writing, address="h:1", clock=clock)
+    writing = writing_of(client, clock, lingers=lingers)
+    return AtLeastOnceProducer(writing, cast("Consumer", client), {})
 
 
 def answers(count: int) -> list[NewRecord]:
@@ -211,9 +221,8 @@ class Transactional(Client):
     ],
 )
 def test_the_cause_is_told_of_a_transaction_and_a_record_that_fail(record: int, told: str) -> None:
-    clock, client = TurnedClock(), cast("Any", Transactional(record))
-    writing = Writing(client, limit_bytes=1_000_000, address="h:1", clock=clock)
-    mine = ExactlyOnceProducer(client, client, writing, address="h:1", clock=clock)
+    client = Transactional(record)
+    mine = ExactlyOnceProducer(writing_of(client, TurnedClock()), cast("Consumer", client), {})
 
     with pytest.raises(HeadraceError, match=told):
         mine.produce(answers(1), {})

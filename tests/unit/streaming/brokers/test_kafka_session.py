@@ -67,11 +67,9 @@ def session(join_state: str, *, end: int = 5) -> tuple[KafkaSession, Client]:
         membership,
         Listener(),
         assigning,
-        end_offsets=lambda _: {},
-        readable_ends=lambda partitions: dict.fromkeys(partitions, end),
+        end_offsets=lambda partitions: dict.fromkeys(partitions, end),
         check_topic=lambda _: None,
         health=health,
-        address="h:1",
         clock=clock,
     )
     made.start(cast("Any", client), cast("Any", client))

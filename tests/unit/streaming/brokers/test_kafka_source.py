@@ -43,7 +43,7 @@ def source_of(client: object, positions: PartitionOffsets) -> KafkaSource:
         clock=TurnedClock(),
     )
     health = ClientHealth("h:1")
-    return KafkaSource(cast("Consumer", client), positions, assigning, health, address="h:1")
+    return KafkaSource(cast("Consumer", client), positions, assigning, health)
 
 
 @given(

@@ -8,11 +8,12 @@ records. Kafka does not create topics automatically.
 """
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+from confluent_kafka import Consumer, KafkaError, Message, Producer
 
 from headrace.core import (
     Clock,
@@ -36,8 +37,6 @@ from headrace.streaming.brokers.kafka.client import (
     Writing,
     check_new,
     client_log,
-    error_of,
-    failure,
 )
 from headrace.streaming.brokers.kafka.offsets import Assigning
 from headrace.streaming.brokers.kafka.producers import (
@@ -118,11 +117,9 @@ class KafkaBroker:
             listener,
             assigning,
             end_offsets=EndOffsets(self._admin, self._clock),
-            readable_ends=EndOffsets(self._admin, self._clock, is_committed=True),
             check_topic=self._reader.check_topic,
             unassigned=unassigned,
             health=health,
-            address=address,
             clock=self._clock,
         )
         settings = {
@@ -197,15 +194,7 @@ class KafkaBroker:
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Set committed offsets; see `Broker`."""
         check_text("group", group)
-        for topic in {partition.topic for partition in offsets}:
-            ends = self._reader.ends(topic)
-            for partition, offset in offsets.items():
-                if partition.topic == topic and partition not in ends:
-                    raise InvalidArgumentError(
-                        f"topic '{topic}' has no partition {partition.partition}"
-                    )
-                if offset < 0:
-                    raise InvalidArgumentError(f"an offset of {partition} cannot be {offset}")
+        self._reader.check_offsets(offsets)
         self._admin.set_committed(group, offsets)
 
     def close(self) -> None:
@@ -227,34 +216,29 @@ class KafkaBroker:
         if self._producer is None:
             settings = {**self._options.producer(), "logger": client_log}
             self._producer = create_client(lambda: Producer(settings), self._options.address)
-        producer, address = self._producer, self._options.address
-        writing = self._writing(producer)
+        writing = self._writing(self._producer)
         writing.put(records, report)
-        try:
-            left = producer.flush(_SEND_S)
-        except KafkaException as error:  # a fatal error of the producer
-            raise failure(error_of(error), operation="write records", address=address) from error
+        left = writing.flush(_SEND_S)
         if failed:
             raise writing.failed(failed[0][0], None, failed[0][1])
         if left:
-            producer.purge()
+            self._producer.purge()
             message = (
-                f"Kafka at {address} has not confirmed {left} of {len(records)} records within "
-                f"{_SEND_S:g} s; it may have taken them"
+                f"Kafka at {self._options.address} has not confirmed {left} of {len(records)} "
+                f"records within {_SEND_S:g} s; it may have taken them"
             )
             raise UnavailableError(message)
 
     def _wait_for(self, topic: str) -> None:
         """Wait until all servers know a new topic."""
         until = self._clock.monotonic() + _CREATE_TIMEOUT_S
-        wait = threading.Event().wait
         while True:
             try:
                 self._reader.ends(topic)
             except (NotFoundError, UnavailableError):
                 if self._clock.monotonic() >= until:
                     raise
-                wait(_POLL_EVERY_S)
+                time.sleep(_POLL_EVERY_S)
             else:
                 return
 
@@ -303,11 +287,4 @@ class KafkaBroker:
         }
         producer = create_client(lambda: Producer(settings), self._options.address)
         kind = ExactlyOnceProducer if is_exact else AtLeastOnceProducer
-        return kind(
-            producer,
-            consumer,
-            self._writing(producer),
-            address=self._options.address,
-            clock=self._clock,
-            counts=counts,
-        )
+        return kind(self._writing(producer), consumer, counts)

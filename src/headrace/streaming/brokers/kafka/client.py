@@ -7,15 +7,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
-from confluent_kafka import (
-    KafkaError,
-    KafkaException,
-    Message,
-    Producer,
-)
-from confluent_kafka import (
-    TopicPartition as KafkaPartition,
-)
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.core import (
     ConflictError,
@@ -226,10 +219,10 @@ class ClientHealth:
     """Health of a member's clients, updated within their `poll`."""
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self.fatal_error: HeadraceError | None = None
         self.join_state = ""
         """State of the client within its group; empty if it is unknown."""
-        self._address = address
         self._is_away = False
         self._reason = ""
 
@@ -238,7 +231,7 @@ class ClientHealth:
         """Why no records are read or written; empty if the cluster is available."""
         if not self._is_away:
             return ""
-        return self._reason or f"Kafka at {self._address} does not answer"
+        return self._reason or f"Kafka at {self.address} does not answer"
 
     @property
     def is_member(self) -> bool:
@@ -254,13 +247,17 @@ class ClientHealth:
         if self.fatal_error is None:
             self.fatal_error = error
 
+    def fail_at(self, operation: str, error: KafkaError) -> None:
+        """End the member at a client error."""
+        self.fail(failure(error, operation=operation, address=self.address))
+
     def on_error(self, error: KafkaError) -> None:
         """Handle a client error; most are transient."""
         code = error.code()
         if error.fatal():
-            self.fail(failure(error, operation="continue as a member", address=self._address))
+            self.fail_at("continue as a member", error)
         elif code in CONNECTION:
-            self._reason = f"Kafka at {self._address}: {error.str()}"
+            self._reason = f"Kafka at {self.address}: {error.str()}"
             self._is_away = self._is_away or code == AUTHENTICATION
         elif code == ALL_BROKERS_DOWN:
             self._is_away = True
@@ -285,7 +282,6 @@ _SEND_S: Final = 0.001
 """Shortest flush of the client. It sends everything queued and need not wait for answers."""
 _LAST_MS: Final = (1 << 63) - 1
 _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
-NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
 Report = Callable[[KafkaError | None, Message], None]
 
 
@@ -352,15 +348,15 @@ class Writing:
         limit_bytes: int,
         address: str,
         clock: Clock,
-        limits: dict[str, int] | None = None,
+        limits: dict[str, int],
         lingers: bool = False,
     ) -> None:
-        self._producer = producer
-        self._limits = {} if limits is None else limits
+        self.producer = producer
+        self.clock = clock
+        self.address = address
+        self._limits = limits
         self._lingers = lingers
         self._limit_bytes = limit_bytes
-        self._address = address
-        self._clock = clock
 
     def put(self, records: Sequence[NewRecord], report: Report) -> None:
         """Queue records, in order.
@@ -372,7 +368,7 @@ class Writing:
         Raises:
             HeadraceError: A record cannot be written; those before it are in flight.
         """
-        produce = self._producer.produce
+        produce = self.producer.produce
         last_s: float | None = None
         at_ms = 0
         for record in records:
@@ -407,9 +403,9 @@ class Writing:
             HeadraceError: The producer cannot continue; its client raises that from here.
         """
         try:
-            self._producer.poll(timeout_s)
+            self.producer.poll(timeout_s)
         except KafkaException as error:
-            raise failure(error_of(error), operation="write", address=self._address) from error
+            raise self.failure(error, "write") from error
 
     def send_now(self) -> None:
         """Send queued records without waiting for `linger.ms`; takes at most 1 ms.
@@ -417,20 +413,23 @@ class Writing:
         Raises:
             HeadraceError: The producer cannot continue, as in `serve`.
         """
-        if self._lingers:
-            return
+        if not self._lingers:
+            self.flush(_SEND_S)
+
+    def flush(self, timeout_s: float) -> int:
+        """Send queued records and wait for their reports; return how many are missing."""
         try:
-            self._producer.flush(_SEND_S)
-        except KafkaException as error:
-            raise failure(error_of(error), operation="write", address=self._address) from error
+            return self.producer.flush(timeout_s)
+        except KafkaException as error:  # a fatal error of the producer
+            raise self.failure(error, "write") from error
 
     def _wait_for_room(self) -> None:
-        until = self._clock.monotonic() + _MAX_FULL_S
-        before = len(self._producer)
-        while len(self._producer) >= before:
-            if self._clock.monotonic() >= until:
+        until = self.clock.monotonic() + _MAX_FULL_S
+        before = len(self.producer)
+        while len(self.producer) >= before:
+            if self.clock.monotonic() >= until:
                 message = (
-                    f"Kafka at {self._address} has accepted no record for {_MAX_FULL_S:g} s, and "
+                    f"Kafka at {self.address} has accepted no record for {_MAX_FULL_S:g} s, and "
                     f"the limit of {before} queued records is reached"
                 )
                 raise UnavailableError(message)
@@ -447,11 +446,15 @@ class Writing:
         if error.code() in _TOO_LARGE:
             self._limits.pop(name, None)  # it was changed
             location += " a record that exceeds the topic's max.message.bytes"
-        return failure(error, operation=location, address=self._address)
+        return failure(error, operation=location, address=self.address)
+
+    def failure(self, error: KafkaException, operation: str) -> HeadraceError:
+        """Return the exception for an exception of the client."""
+        return failure(error_of(error), operation=operation, address=self.address)
 
 
 def partitions_of(
-    offsets: Mapping[TopicPartition, int], counts: Mapping[str, int] = NO_COUNTS
+    offsets: Mapping[TopicPartition, int], counts: Mapping[str, int] = MappingProxyType({})
 ) -> list[KafkaPartition]:
     """Return offsets in the client's type.
 

@@ -18,22 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    Producer,
-)
-from confluent_kafka import (
-    TopicPartition as KafkaPartition,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.core import HeadraceError
-from headrace.core.clock import Clock
 from headrace.streaming.brokers.kafka.client import (
     DROPPED,
-    NO_COUNTS,
     NO_OFFSET,
     REMOVED,
     SHOULD_WAIT,
@@ -88,23 +78,16 @@ class _Report:
 
 
 class AtLeastOnceProducer:
-    """Producer that commits offsets after records are acknowledged."""
+    """Producer that commits offsets after records are acknowledged.
 
-    def __init__(
-        self,
-        producer: Producer,
-        consumer: Consumer,
-        writing: Writing,
-        *,
-        address: str,
-        clock: Clock,
-        counts: Mapping[str, int] = NO_COUNTS,
-    ) -> None:
-        self._producer = producer
-        self._consumer = consumer
+    Args:
+        counts: Numbers of partitions to commit with offsets, by topic.
+    """
+
+    def __init__(self, writing: Writing, consumer: Consumer, counts: Mapping[str, int]) -> None:
         self._writing = writing
-        self._address = address
-        self._clock = clock
+        self._clock = writing.clock
+        self._consumer = consumer
         self._counts = counts
         self._batches: deque[_Batch] = deque()
         self._queued: list[NewRecord] = []
@@ -124,8 +107,8 @@ class AtLeastOnceProducer:
         late_s = self._clock.monotonic() - self._progress_at
         if late_s < _REPORT_AFTER_S:
             return ""
-        description = "records" if self._batches else "offsets"
-        return f"Kafka at {self._address} has not confirmed any {description} for {late_s:.0f} s"
+        address, description = self._writing.address, "records" if self._batches else "offsets"
+        return f"Kafka at {address} has not confirmed any {description} for {late_s:.0f} s"
 
     def begin_at(self, starts: Mapping[TopicPartition, int]) -> None:
         """Commit the start offsets of a new group, so that they survive a crash."""
@@ -146,7 +129,7 @@ class AtLeastOnceProducer:
         """Send queued records unless others are in flight; collect reports; commit at intervals."""
         self._collect_reports()
         if (
-            len(self._producer) < IN_FLIGHT
+            len(self._writing.producer) < IN_FLIGHT
             or self._clock.monotonic() >= self._queued_at + MAX_QUEUED_S
         ):
             self._put()
@@ -200,7 +183,7 @@ class AtLeastOnceProducer:
     def close(self) -> None:
         """Commit nothing more; records in flight may still arrive."""
         self._queued, self._queued_offsets = [], {}
-        self._producer.purge(in_queue=True, in_flight=False, blocking=False)
+        self._writing.producer.purge(in_queue=True, in_flight=False, blocking=False)
         with suppress(HeadraceError):
             self._writing.serve()
 
@@ -253,7 +236,9 @@ class AtLeastOnceProducer:
             self._acknowledged = offsets | self._acknowledged
             self._commit_at = now + _RETRY_AFTER_S
             return
-        self._commit_error = failure(error, operation="commit offsets", address=self._address)
+        self._commit_error = failure(
+            error, operation="commit offsets", address=self._writing.address
+        )
 
     def _flush_blocking(self, timeout_s: float) -> bool:
         """Flush within a rebalance, where the consumer reports only blocking commits."""
@@ -290,28 +275,15 @@ class ExactlyOnceProducer:
         HeadraceError: The cluster does not support transactions.
     """
 
-    def __init__(
-        self,
-        producer: Producer,
-        consumer: Consumer,
-        writing: Writing,
-        *,
-        address: str,
-        clock: Clock,
-        counts: Mapping[str, int] = NO_COUNTS,
-    ) -> None:
-        self._producer = producer
-        self._consumer = consumer
+    def __init__(self, writing: Writing, consumer: Consumer, counts: Mapping[str, int]) -> None:
         self._writing = writing
-        self._address = address
-        self._clock = clock
+        self._clock = writing.clock
+        self._producer = writing.producer
+        self._consumer = consumer
         self._counts = counts
         self._failed: tuple[KafkaError, str] | None = None
-        self._retry(
-            producer.init_transactions,
-            "begin transactions",
-            until=clock.monotonic() + _JOIN_S,
-        )
+        until = self._clock.monotonic() + _JOIN_S
+        self._retry(self._producer.init_transactions, "begin transactions", until=until)
 
     problem = ""
 
@@ -400,7 +372,7 @@ class ExactlyOnceProducer:
         is_cause = self._failed is not None and self._failed[0].code() not in DROPPED
         if self._failed is not None and is_cause and not error.fatal():
             return self._writing.failed(self._failed[0], None, self._failed[1])
-        return failure(error, operation=operation, address=self._address)
+        return failure(error, operation=operation, address=self._writing.address)
 
 
 Writer = AtLeastOnceProducer | ExactlyOnceProducer

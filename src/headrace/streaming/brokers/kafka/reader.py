@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,11 +14,8 @@ from confluent_kafka import (
     IsolationLevel,
     KafkaError,
     KafkaException,
-    Message,
 )
-from confluent_kafka import (
-    TopicPartition as KafkaPartition,
-)
+from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not all are listed
     AdminClient,
     AlterConfigOpType,
@@ -49,6 +46,7 @@ from headrace.streaming.brokers.kafka.client import (
     error_of,
     failure,
     milliseconds,
+    partitions_of,
     records_of,
 )
 from headrace.streaming.brokers.kafka.url import KafkaOptions
@@ -127,24 +125,25 @@ class KafkaReader:
     ) -> list[Record]:
         """Return records from these offsets on; see `Broker`."""
         with self._open() as consumer:
-            count = self._count(consumer, topic)
-            for partition in after:
-                if partition.topic != topic or not 0 <= partition.partition < count:
-                    message = f"topic '{topic}' has {count} partitions, but not {partition}"
-                    raise InvalidArgumentError(message)
-                if after[partition] < 0:
-                    raise InvalidArgumentError(
-                        f"an offset of topic '{topic}' cannot be {after[partition]}"
-                    )
-            starts = [
-                KafkaPartition(topic, partition.partition, offset)
+            self._check(consumer, topic, after)
+            until = self._clock.monotonic() + REQUEST_TIMEOUT_S
+            starts = {
+                # Retention may have deleted the record.
+                partition: max(offset, self._watermarks(consumer, *partition, until)[0])
                 for partition, offset in after.items()
-            ]
-            consumer.assign(starts)
+            }
+            consumer.assign(partitions_of(starts))
             try:
                 return self._collect(consumer, topic, set(after), max_records)
             finally:
                 consumer.unassign()
+
+    def check_offsets(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Raise NotFoundError or InvalidArgumentError for offsets that cannot be."""
+        with self._open() as consumer:
+            for topic in {partition.topic for partition in offsets}:
+                own = {p: offset for p, offset in offsets.items() if p.topic == topic}
+                self._check(consumer, topic, own)
 
     def close(self) -> None:
         """Close the consumer. Idempotent."""
@@ -169,26 +168,21 @@ class KafkaReader:
                     until = self._clock.monotonic() + REQUEST_TIMEOUT_S
                 elif error.code() not in _ENDS:
                     raise self._failure(error, f"read topic '{topic}'")
-                elif not self._skip_deleted(consumer, message, partition):
+                else:
                     left.discard(partition)
             if self._clock.monotonic() >= until:
                 error = KafkaError(TIMED_OUT)
                 raise self._failure(error, f"read topic '{topic}'")
         return records
 
-    def _skip_deleted(
-        self, consumer: Consumer, message: Message, partition: TopicPartition
-    ) -> bool:
-        """Skip records that retention deleted; return whether there are more."""
-        error, offset = message.error(), message.offset()
-        if error is None or error.code() == PARTITION_EOF or offset is None:
-            return False
-        first, following = self._watermarks(consumer, *partition)
-        if not 0 <= offset < first < following:
-            return False
-        consumer.incremental_unassign([KafkaPartition(*partition)])
-        consumer.incremental_assign([KafkaPartition(*partition, first)])
-        return True
+    def _check(self, consumer: Consumer, topic: str, offsets: Mapping[TopicPartition, int]) -> None:
+        count = self._count(consumer, topic)
+        for partition, offset in offsets.items():
+            if partition.topic != topic or not 0 <= partition.partition < count:
+                message = f"topic '{topic}' has {count} partitions, but not {partition}"
+                raise InvalidArgumentError(message)
+            if offset < 0:
+                raise InvalidArgumentError(f"an offset of topic '{topic}' cannot be {offset}")
 
     def _count(self, consumer: Consumer, topic: str) -> int:
         metadata = self._metadata(consumer, topic)
@@ -319,16 +313,9 @@ class KafkaAdmin:
 
     def create_topic(self, topic: str, partitions: int, config: Mapping[str, str]) -> None:
         """Create a topic with the cluster's default replication."""
-        operation = f"create topic '{topic}'"
         new = NewTopic(topic, partitions, _DEFAULT_REPLICATION, config=dict(config))
-        try:
-            self._result(
-                self._client.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[topic],
-                operation,
-            )
-        except KafkaException as error:
-            if error_of(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise self._failure(error, operation) from error
+        future = self._client.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[topic]
+        self._result(future, f"create topic '{topic}'", {KafkaError.TOPIC_ALREADY_EXISTS})
 
     def topic_limit(self, topic: str) -> int | None:
         """Return the `max.message.bytes` of a topic; None if it is unknown."""
@@ -355,13 +342,10 @@ class KafkaAdmin:
         ]
         resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=entries)
         operation = f"set the session timeout of group '{group}' to {timeout_ms / 1000:g} s"
-        try:
-            for future in self._client.incremental_alter_configs(
-                [resource], request_timeout=REQUEST_TIMEOUT_S
-            ).values():
-                self._result(future, operation)
-        except KafkaException as error:
-            raise self._failure(error, operation) from error
+        (future,) = self._client.incremental_alter_configs(
+            [resource], request_timeout=REQUEST_TIMEOUT_S
+        ).values()
+        self._result(future, operation)
 
     def committed(
         self, group: str, partitions: Sequence[TopicPartition]
@@ -371,68 +355,45 @@ class KafkaAdmin:
         Raises:
             UnavailableError: A transaction that may change them stayed open until the timeout.
         """
-        operation = f"read offsets of group '{group}'"
         query = ConsumerGroupTopicPartitions(
             group, [KafkaPartition(*partition) for partition in partitions]
         )
         until = self._clock.monotonic() + REQUEST_TIMEOUT_S
         while True:
-            results: list[KafkaPartition] = []
-            try:
-                # Stable: the call waits for open transactions with offsets (KIP-447).
-                future = self._client.list_consumer_group_offsets(
-                    [query], require_stable=True, request_timeout=REQUEST_TIMEOUT_S
-                )[group]
-                results = self._result(future, operation).topic_partitions
-                error = next((result.error for result in results if result.error is not None), None)
-            except KafkaException as raised:
-                error = error_of(raised)
-            if error is None:
+            unstable = {UNSTABLE} if self._clock.monotonic() < until else set()
+            # Stable: the call waits for open transactions with offsets (KIP-447).
+            future = self._client.list_consumer_group_offsets(
+                [query], require_stable=True, request_timeout=REQUEST_TIMEOUT_S
+            )[group]
+            results = self._offsets(future, f"read offsets of group '{group}'", unstable)
+            if results is not None:
                 return {
                     TopicPartition(result.topic, result.partition): result.offset
                     for result in results
                     if result.offset >= 0
                 }
-            if error.code() != UNSTABLE or self._clock.monotonic() >= until:
-                raise failure(error, operation=operation, address=self._address)
             time.sleep(_RETRY_AFTER_S)
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Set the offsets of a group without running members."""
-        operation = f"set offsets of group '{group}'"
-        partitions = [KafkaPartition(*partition, offset) for partition, offset in offsets.items()]
-        change = ConsumerGroupTopicPartitions(group, partitions)
-        try:
-            if self._has_members(group):
-                raise self._active_group(group)
-            future = self._client.alter_consumer_group_offsets(
-                [change], request_timeout=REQUEST_TIMEOUT_S
-            )[group]
-            results = self._result(future, operation).topic_partitions
-        except KafkaException as error:
-            if error_of(error).code() in _GROUP_IS_ACTIVE:
-                raise self._active_group(group) from error
-            raise self._failure(error, operation) from error
-        for result in results:
-            if result.error is not None and result.error.code() in _GROUP_IS_ACTIVE:
-                raise self._active_group(group)
-            if result.error is not None:
-                raise failure(result.error, operation=operation, address=self._address)
+        change = ConsumerGroupTopicPartitions(group, partitions_of(offsets))
+        future = self._client.alter_consumer_group_offsets(
+            [change], request_timeout=REQUEST_TIMEOUT_S
+        )[group]
+        if self._offsets(future, f"set offsets of group '{group}'", _GROUP_IS_ACTIVE) is None:
+            message = (
+                f"a member of group '{group}' runs, or ended so recently that it may come "
+                "back; stop the stream, and wait for its session_timeout_s"
+            )
+            raise FailedPreconditionError(message)
 
     def request_ends(
-        self, partitions: Sequence[TopicPartition], *, is_committed: bool
+        self, partitions: Sequence[TopicPartition]
     ) -> dict[TopicPartition, "Future[Any]"]:
-        """Request end offsets without waiting for the answers.
-
-        Args:
-            is_committed: Whether records of open transactions are left out.
-        """
-        queried = {KafkaPartition(*partition): _LATEST for partition in partitions}
+        """Request the ends of readable records without waiting for the answers."""
         futures = self._client.list_offsets(
-            queried,
-            isolation_level=IsolationLevel.READ_COMMITTED
-            if is_committed
-            else IsolationLevel.READ_UNCOMMITTED,
+            {KafkaPartition(*partition): _LATEST for partition in partitions},
+            isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=REQUEST_TIMEOUT_S,
         )
         return {
@@ -446,14 +407,6 @@ class KafkaAdmin:
         future: Future[ConsumerGroupDescription] = futures[group]
         return future
 
-    def _has_members(self, group: str) -> bool:
-        try:
-            return bool(self._result(self.request_group(group), "describe a group").members)
-        except KafkaException as error:
-            if error_of(error).code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return False
-            raise
-
     def _config(self, kind: ResourceType, name: str) -> dict[str, int]:
         """Return the numbers in the configuration of a topic or group.
 
@@ -465,7 +418,7 @@ class KafkaAdmin:
                 resource
             ]
             config = self._result(future, f"read the configuration of '{name}'")
-        except (KafkaException, HeadraceError) as error:
+        except HeadraceError as error:
             _log.info("a configuration is unknown", extra={"resource": name, "error": str(error)})
             return {}
         return {
@@ -474,36 +427,36 @@ class KafkaAdmin:
             if entry.value is not None and entry.value.isdecimal()
         }
 
-    def _active_group(self, group: str) -> FailedPreconditionError:
-        message = (
-            f"a member of group '{group}' runs, or ended so recently that it may come "
-            "back; stop the stream, and wait for its session_timeout_s"
-        )
-        return FailedPreconditionError(message)
+    def _offsets(
+        self, future: "Future[Any]", operation: str, expected: Collection[int]
+    ) -> list[KafkaPartition] | None:
+        """Return the offsets in a result; None if one of them has an expected error."""
+        result = self._result(future, operation, expected)
+        offsets: list[KafkaPartition] = [] if result is None else result.topic_partitions
+        error = next((offset.error for offset in offsets if offset.error is not None), None)
+        if error is not None and error.code() not in expected:
+            raise failure(error, operation=operation, address=self._address)
+        return None if result is None or error is not None else offsets
 
-    def _result(self, future: "Future[Any]", operation: str) -> Any:  # noqa: ANN401  # the type depends on the call
+    def _result(self, future: "Future[Any]", operation: str, expected: Collection[int] = ()) -> Any:  # noqa: ANN401  # the type depends on the call
+        """Return the result of a request; None after an error with an expected code."""
         try:
             return future.result(REQUEST_TIMEOUT_S + 1)
         except TimeoutError:
-            raise failure(
-                KafkaError(KafkaError.REQUEST_TIMED_OUT), operation=operation, address=self._address
-            ) from None
-
-    def _failure(self, error: KafkaException, operation: str) -> HeadraceError:
-        return failure(error_of(error), operation=operation, address=self._address)
+            error = KafkaError(KafkaError.REQUEST_TIMED_OUT)
+        except KafkaException as raised:
+            error = error_of(raised)
+        if error.code() in expected:
+            return None
+        raise failure(error, operation=operation, address=self._address)
 
 
 class EndOffsets:
-    """End offsets of partitions, requested every second without waiting.
+    """Ends of the readable records of partitions, requested every second without waiting."""
 
-    Args:
-        is_committed: Whether records of open transactions are left out.
-    """
-
-    def __init__(self, admin: KafkaAdmin, clock: Clock, *, is_committed: bool = False) -> None:
+    def __init__(self, admin: KafkaAdmin, clock: Clock) -> None:
         self._admin = admin
         self._clock = clock
-        self._is_committed = is_committed
         self._offsets: dict[TopicPartition, int] = {}
         self._pending: dict[TopicPartition, Future[Any]] = {}
         self._request_at = 0.0
@@ -517,7 +470,7 @@ class EndOffsets:
                 if future.exception() is None:
                     self._offsets[partition] = future.result().offset
         now = self._clock.monotonic()
-        if not self._pending and now >= self._request_at:
+        if partitions and not self._pending and now >= self._request_at:
             self._request_at = now + _POLL_EVERY_S
-            self._pending = self._admin.request_ends(partitions, is_committed=self._is_committed)
+            self._pending = self._admin.request_ends(partitions)
         return self._offsets

@@ -12,15 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-)
-from confluent_kafka import (
-    TopicPartition as KafkaPartition,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.core import FailedPreconditionError, HeadraceError, UnavailableError
 from headrace.core.clock import Clock
@@ -36,7 +29,6 @@ from headrace.streaming.brokers.kafka.client import (
     ClientHealth,
     PartitionCache,
     error_of,
-    failure,
     records_of,
 )
 from headrace.streaming.brokers.kafka.offsets import Assigning, PartitionOffsets
@@ -60,15 +52,12 @@ class KafkaSource:
         positions: PartitionOffsets,
         assigning: Assigning,
         health: ClientHealth,
-        *,
-        address: str,
     ) -> None:
         self.partitions = PartitionCache()
         self._consumer = consumer
         self._assigning = assigning
         self._positions = positions
         self._health = health
-        self._address = address
         self._paused: set[TopicPartition] = set()
         self._is_held = False
         self._buffered: deque[Record] = deque()
@@ -140,7 +129,7 @@ class KafkaSource:
             if max_records > 1:
                 messages += self._consumer.consume(max_records - 1, 0)
         except KafkaException as error:
-            self._health.fail(failure(error_of(error), operation="read", address=self._address))
+            self._health.fail_at("read", error_of(error))
             return []
         records = self._records(messages)
         if records:
@@ -190,8 +179,7 @@ class KafkaSource:
             self._health.on_error(error)
         elif code not in SHOULD_WAIT and code != MAX_POLL_EXCEEDED and not error.retriable():
             topic = message.topic()
-            operation = f"read topic '{topic}'" if topic else "read"
-            self._health.fail(failure(error, operation=operation, address=self._address))
+            self._health.fail_at(f"read topic '{topic}'" if topic else "read", error)
 
     def _skip_expired(self, partition: TopicPartition) -> None:
         """Continue at the first available record: the next one does not exist."""
@@ -208,7 +196,7 @@ class KafkaSource:
             if self._paused:
                 self._consumer.pause([KafkaPartition(*paused) for paused in self._paused])
         except KafkaException as error:
-            self._health.fail(failure(error_of(error), operation=operation, address=self._address))
+            self._health.fail_at(operation, error_of(error))
             return
         self.expired += skipped
         _log.warning(
@@ -248,8 +236,7 @@ class KafkaSession:
 
     Args:
         assigning: Looks up start offsets and assigns partitions.
-        end_offsets: Returns the next offsets to be written, as far as known; does not wait.
-        readable_ends: The same without records of open transactions.
+        end_offsets: Returns the ends of the readable records, as far as known; does not wait.
         check_topic: Raises NotFoundError if a topic does not exist.
         unassigned: Search for partitions of the group that no member has.
     """
@@ -261,25 +248,21 @@ class KafkaSession:
         assigning: Assigning,
         *,
         end_offsets: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]],
-        readable_ends: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]],
         check_topic: Callable[[str], None],
         unassigned: UnassignedPartitions | None = None,
         health: ClientHealth,
-        address: str,
         clock: Clock,
     ) -> None:
         self._membership = membership
         self._listener = listener
         self._assigning = assigning
         self._end_offsets = end_offsets
-        self._readable_ends = readable_ends
         self._has_joined = False
         self._member_at = self._check_at = clock.monotonic()
         """When the client was last a member; the start until it is one."""
         self._check_topic = check_topic
         self._unassigned = unassigned
         self._health = health
-        self._address = address
         self._clock = clock
         self._positions = PartitionOffsets()
         self._woken = threading.Event()
@@ -292,9 +275,7 @@ class KafkaSession:
     def start(self, consumer: Consumer, writer: Writer) -> None:
         """Join the group; the session owns both clients from now on."""
         self._consumer = consumer
-        self._source = KafkaSource(
-            consumer, self._positions, self._assigning, self._health, address=self._address
-        )
+        self._source = KafkaSource(consumer, self._positions, self._assigning, self._health)
         self._writer = writer
         consumer.subscribe(
             list(self._membership.topics),
@@ -392,12 +373,11 @@ class KafkaSession:
         """Return the lag, from fetched watermarks and requested end offsets; see `ConsumerSession`.
 
         A client with full queues fetches nothing, for hours if the model is slow; then only the
-        requested end offsets are current.
+        requested end offsets are current, which leave out records of open transactions.
         """
         self._check_open()
         now_s = self._clock.now()
-        held = list(self._positions)
-        ends = self._end_offsets(held) if held else {}
+        ends = self._end_offsets(list(self._positions))
         lags = {}
         for partition in self._positions:
             try:
@@ -453,21 +433,21 @@ class KafkaSession:
         if self._unassigned is not None and health.is_member and not is_late:
             self._unassigned.check(self._consumer.memberid() or "")
         stalled = self._positions.stalled(
-            self._readable_ends(held) if held else {}, held if is_late else self._source.unread, now
+            self._end_offsets(held), held if is_late else self._source.unread, now
         )
         if stalled is not None and stalled[2] >= STALLED_AFTER_S and not health.problem:
             (topic, number), offset, still_s = stalled
             message = (
-                f"Kafka at {self._address}: partition {number} of topic '{topic}' has records from "
-                f"offset {offset} on, but its client has returned none for {still_s:.0f} s"
+                f"Kafka at {health.address}: partition {number} of topic '{topic}' has records "
+                f"from offset {offset} on, but its client has returned none for {still_s:.0f} s"
             )
             health.fail(UnavailableError(message))
 
     def _not_joined(self, seconds: float) -> str:
         return (
-            f"Kafka at {self._address}: the client of member '{self._membership.member}' has not "
-            f"been a member of group '{self._membership.group}' for {seconds:.0f} s, and reports "
-            f"no error (state: {self._health.join_state or 'unknown'})"
+            f"Kafka at {self._health.address}: the client of member '{self._membership.member}' "
+            f"has not been a member of group '{self._membership.group}' for {seconds:.0f} s, and "
+            f"reports no error (state: {self._health.join_state or 'unknown'})"
         )
 
     def _check_open(self) -> None:
