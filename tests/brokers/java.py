@@ -1,7 +1,8 @@
-"""Servers in Java: processes that stop, die, freeze and start again with their data."""
+"""Server processes that stop, die, freeze and start again with their data; options of Java's."""
 
 import contextlib
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -49,8 +50,15 @@ def write_properties(file: Path, properties: Mapping[str, object]) -> None:
     file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
 
 
+def listens(port: int) -> bool:
+    """Return whether a server on this machine accepts connections."""
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 @dataclass(kw_only=True)
-class JavaServer:
+class ServerProcess:
     """A process that is ready as soon as `is_ready` holds."""
 
     command: list[str]

@@ -1,6 +1,5 @@
 """Clusters of Apache Kafka on loopback: one broker or three, in KRaft mode."""
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,13 @@ from typing import Final
 from confluent_kafka.admin import AdminClient
 
 from scripts.brokers import jars
-from tests.brokers.java import JavaServer, skip_without, write_logging, write_properties
+from tests.brokers.java import (
+    ServerProcess,
+    listens,
+    skip_without,
+    write_logging,
+    write_properties,
+)
 from tests.certificates import Authority
 from tests.ports import free_port
 
@@ -35,7 +40,7 @@ class KafkaCluster:
     """
 
     folder: Path
-    brokers: list[JavaServer]
+    brokers: list[ServerProcess]
     ports: Mapping[str, list[int]]
     authority: Path | None
 
@@ -186,11 +191,11 @@ def running_kafka(
         formatting.append(subprocess.Popen([*command, *scram], stdout=subprocess.DEVNULL))  # noqa: S603  # ours
         log = folder / f"{number}.log"
         cluster.brokers.append(
-            JavaServer(
+            ServerProcess(
                 command=[*java, "kafka.Kafka", str(file)],
                 log=log,
                 is_ready=lambda log=log, port=ports["PLAINTEXT"][number - 1]: (  # type: ignore[misc]
-                    b"Kafka Server started" in log.read_bytes() and _listens(port)
+                    b"Kafka Server started" in log.read_bytes() and listens(port)
                 ),
             )
         )
@@ -249,9 +254,3 @@ def _security(folder: Path) -> dict[str, object]:
         "super.users": "User:ANONYMOUS",
         "allow.everyone.if.no.acl.found": "true",
     }
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(1)
-        return client.connect_ex(("127.0.0.1", port)) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from scripts.brokers import jars
-from tests.brokers.java import JavaServer, skip_without, write_logging, write_properties
+from tests.brokers.java import ServerProcess, skip_without, write_logging, write_properties
 from tests.ports import free_port
 
 _OPENED: Final = (
@@ -23,7 +23,7 @@ _OPENED: Final = (
 
 
 @dataclass(kw_only=True)
-class Pulsar(JavaServer):
+class Pulsar(ServerProcess):
     """A standalone Pulsar; it keeps what it has over a stop and a kill."""
 
     url: str

@@ -26,7 +26,7 @@ import pytest
 
 from headrace.streaming.broker import Delivery, GroupProtocol
 from headrace.streaming.settings import StreamStatus, WorkerSettings
-from tests.brokers.java import JavaServer
+from tests.brokers.java import ServerProcess
 from tests.brokers.kafka import running_kafka
 from tests.brokers.pulsar import running_pulsar
 from tests.chaos.clients import (
@@ -137,7 +137,7 @@ def fleet(
 
 
 def kill_brokers(
-    choose: Callable[[random.Random], JavaServer],
+    choose: Callable[[random.Random], ServerProcess],
     is_back: Callable[[], None],
     say: Callable[[str], None],
 ) -> None:
@@ -156,7 +156,7 @@ def kill_brokers(
 def disturb(
     ledger: Ledger,
     running: Fleet,
-    choose: Callable[[random.Random], JavaServer],
+    choose: Callable[[random.Random], ServerProcess],
     is_back: Callable[[], None],
 ) -> None:
     """Kill, freeze and restart, workers beside brokers, until all is done and answered."""
@@ -248,7 +248,7 @@ def test_a_stream_over_kafka_answers_every_record_in_order(
     with running_kafka(folder / "kafka", brokers=3, options=options) as cluster:
         url = f"kafka://{cluster.bootstrap}"
 
-        def choose(chance: random.Random) -> JavaServer:
+        def choose(chance: random.Random) -> ServerProcess:
             number = coordinator_of(cluster, workers.GROUP) if chance.random() < 0.5 else None
             return chance.choice(cluster.brokers) if number is None else cluster.brokers[number]
 

@@ -108,10 +108,14 @@ def new_name(what: str) -> str:
     return f"{what}-{uuid4().hex[:12]}"
 
 
-def new_topic(broker: Broker, *, partitions: int = 1) -> str:
-    """A topic of this test's own; of one partition where the broker has no others."""
+def new_topic(broker: Broker, *, partitions: int = 1, records: int = 0, keys: int = 0) -> str:
+    """A topic of this test's own, with so many records.
+
+    It has one partition where the broker has no others.
+    """
     topic = new_name("topic")
     broker.create_topic(topic, partitions=partitions if broker.abilities.partitions else 1)
+    broker.send(numbered(topic, range(records), keys=keys))
     return topic
 
 
@@ -184,9 +188,8 @@ def member_process(
     topic: str,
     *,
     group: str,
-    member: str = "one",
-    sink: str = "",
-    delivery: Delivery = Delivery.AT_LEAST_ONCE,
+    sink: str,
+    delivery: Delivery,
 ) -> Iterator[subprocess.Popen[str]]:
     """A member in a process of its own, which is ended by force at the end; see `member.py`."""
     said = {
@@ -195,15 +198,14 @@ def member_process(
         "mode": mode,
         "topic": topic,
         "group": group,
-        "member": member,
         "sink": sink,
         "delivery": delivery,
         "session_timeout_s": rig.session_timeout_s,
         "protocol": rig.protocol,
     }
-    script = Path(__file__).with_name("member.py")
+    command = [sys.executable, "-m", "tests.contract.brokers.member", json.dumps(said)]
     with subprocess.Popen(  # noqa: S603  # ours
-        [sys.executable, str(script), json.dumps(said)], stdout=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
     ) as process:
         try:
             yield process

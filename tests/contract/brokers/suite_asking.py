@@ -24,8 +24,7 @@ from tests.contract.brokers.rig import (
 
 class Asking:
     def test_a_topic_is_made_once(self, broker: Broker) -> None:
-        topic = new_topic(broker)
-        broker.send(numbered(topic, range(3)))
+        topic = new_topic(broker, records=3)
 
         broker.create_topic(topic, partitions=1)
 
@@ -58,19 +57,6 @@ class Asking:
             broker.send(numbered(topic, [1]))
         with pytest.raises(NotFoundError, match=topic):
             broker.join(rig.membership(topic), Listener())
-
-    def test_ends_tell_how_much_there_is(self, broker: Broker) -> None:
-        topic = new_topic(broker)
-        ((partition, (first, following)),) = broker.ends(topic).items()
-        assert first == following
-
-        broker.send(numbered(topic, range(10)))
-        ((_, (first, following)),) = broker.ends(topic).items()
-        found = broker.read(topic, after={partition: first}, max_records=100)
-
-        assert found[0].offset >= first
-        assert found[-1].offset < following
-        assert broker.read(topic, after={partition: following}, max_records=100) == []
 
     def test_a_time_has_an_offset(self, broker: Broker) -> None:
         topic = new_topic(broker)
@@ -118,8 +104,7 @@ class Asking:
     def test_a_server_that_stops_and_starts_loses_nothing(self, rig: Rig, broker: Broker) -> None:
         if rig.stop is None or rig.start is None:
             pytest.skip("no server of this test's own")
-        topic, sink = new_topic(broker), new_topic(broker)
-        broker.send(numbered(topic, range(10)))
+        topic, sink = new_topic(broker, records=10), new_topic(broker)
         with joined(broker, rig.membership(topic)) as session:
             found = take(session, 10, within_s=rig.settles_s)
             session.produce(numbered(sink, numbers(found)), after(found))

@@ -52,8 +52,7 @@ class Delivering:
     def test_answers_are_there_and_their_records_done(
         self, rig: Rig, broker: Broker, delivery: Delivery
     ) -> None:
-        topic, sink = new_topic(broker), new_topic(broker)
-        broker.send(numbered(topic, range(20)))
+        topic, sink = new_topic(broker, records=20), new_topic(broker)
         membership = rig.membership(topic, delivery=delivery)
         with joined(broker, membership) as session:
             found = take(session, 20, within_s=rig.settles_s)
@@ -89,8 +88,11 @@ class Delivering:
     def test_one_deliver_writes_to_several_topics_and_partitions(
         self, rig: Rig, broker: Broker, delivery: Delivery
     ) -> None:
-        topic, sink, dead = new_topic(broker), new_topic(broker, partitions=3), new_topic(broker)
-        broker.send(numbered(topic, range(9)))
+        topic, sink, dead = (
+            new_topic(broker, records=9),
+            new_topic(broker, partitions=3),
+            new_topic(broker),
+        )
         with joined(broker, rig.membership(topic, delivery=delivery)) as session:
             found = take(session, 9, within_s=rig.settles_s)
             answers = numbered(sink, range(8), keys=8)
@@ -103,8 +105,7 @@ class Delivering:
     def test_nothing_is_delivered_and_nothing_done_without_harm(
         self, rig: Rig, broker: Broker, delivery: Delivery
     ) -> None:
-        topic, sink = new_topic(broker), new_topic(broker)
-        broker.send(numbered(topic, range(3)))
+        topic, sink = new_topic(broker, records=3), new_topic(broker)
         membership = rig.membership(topic, delivery=delivery)
         with joined(broker, membership) as session:
             found = take(session, 3, within_s=rig.settles_s)
@@ -120,8 +121,7 @@ class Delivering:
     def test_what_cannot_be_written_moves_nothing(
         self, rig: Rig, broker: Broker, delivery: Delivery
     ) -> None:
-        topic, sink = new_topic(broker), new_topic(broker)
-        broker.send(numbered(topic, range(5)))
+        topic, sink = new_topic(broker, records=5), new_topic(broker)
         membership = rig.membership(topic, delivery=delivery)
         bad = NewRecord(topic=sink, key=None, value=b"99", partition=77)
         session = broker.join(membership, Listener())
@@ -145,23 +145,6 @@ class Delivering:
         session.produce(records, done)
         if not session.flush(10):
             session.poll(1, 1.0)
-
-    def test_a_crash_before_the_delivery_loses_nothing(
-        self, rig: Rig, broker: Broker, delivery: Delivery
-    ) -> None:
-        topic, sink, group = new_topic(broker), new_topic(broker), new_name("group")
-        broker.send(numbered(topic, range(20)))
-        with member_process(
-            rig, "hold", topic, group=group, sink=sink, delivery=delivery
-        ) as process:
-            assert line_of(process) == "joined"
-            assert line_of(process).startswith("holds")
-
-        membership = rig.membership(topic, group=group, delivery=delivery)
-        with joined(broker, membership) as session:
-            found = take(session, 20, within_s=rig.settles_s + rig.session_timeout_s)
-        assert numbers(found) == list(range(20))
-        assert everything(broker, sink) == []
 
     @pytest.mark.long
     @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.core import HeadraceError
 from headrace.streaming.broker import Broker
-from headrace.streaming.records import NewRecord, Record, TopicPartition
+from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -41,8 +41,7 @@ class Reading:
             assert offsets == sorted(set(offsets))
 
     def test_a_key_stays_at_its_place(self, rig: Rig, broker: Broker) -> None:
-        topic = new_topic(broker, partitions=4)
-        broker.send(numbered(topic, range(40), keys=8))
+        topic = new_topic(broker, partitions=4, records=40, keys=8)
         other = rig.open()
         try:
             other.send(numbered(topic, range(40, 80), keys=8))
@@ -69,65 +68,32 @@ class Reading:
             TopicPartition(topic, last)
         ] * 2
 
-    @pytest.mark.parametrize(
-        ("key", "value"),
-        [
-            (None, b"value"),
-            (b"", b"value"),
-            (b"key", None),
-            (b"key", b""),
-            (None, None),
-            (bytes(range(256)), bytes(range(255, -1, -1))),
-            ("clé".encode(), "värde\n\0".encode()),
-        ],
-    )
-    def test_keys_and_values_are_any_bytes_and_none_is_not_empty(
-        self, rig: Rig, broker: Broker, key: bytes | None, value: bytes | None
-    ) -> None:
-        topic = new_topic(broker)
-        broker.send([NewRecord(topic=topic, key=key, value=value)])
-
-        with joined(broker, rig.membership(topic)) as session:
-            (found,) = take(session, 1, within_s=rig.settles_s)
-        (read,) = everything(broker, topic)
-
-        assert (found.key, found.value) == (key, value)
-        assert (read.key, read.value) == (key, value)
-
-    def test_headers_keep_their_order_their_doubles_and_their_bytes(
+    def test_records_come_with_any_bytes_and_say_when_they_were_written(
         self, rig: Rig, broker: Broker
     ) -> None:
         topic = new_topic(broker)
         headers = (("b", b"1"), ("a", b""), ("b", bytes(range(256))), ("trace-id", b"\xff\x00"))
-        broker.send([NewRecord(topic=topic, key=b"k", value=b"v", headers=headers)])
-
-        with joined(broker, rig.membership(topic)) as session:
-            (found,) = take(session, 1, within_s=rig.settles_s)
-        (read,) = everything(broker, topic)
-
-        assert found.headers == headers
-        assert read.headers == headers
-
-    def test_a_record_of_900_kb_arrives(self, rig: Rig, broker: Broker) -> None:
-        topic = new_topic(broker)
-        value = bytes(range(250)) * (LARGE_BYTES // 250)
-        broker.send([NewRecord(topic=topic, key=b"large", value=value)])
-
-        with joined(broker, rig.membership(topic)) as session:
-            (found,) = take(session, 1, within_s=rig.settles_s)
-
-        assert found.value == value
-
-    def test_a_record_says_when_it_was_written(self, rig: Rig, broker: Broker) -> None:
-        topic = new_topic(broker)
+        contents: list[tuple[bytes | None, bytes | None, tuple[Header, ...]]] = [
+            (None, b"value", ()),
+            (b"", b"value", ()),
+            (b"key", None, ()),
+            (b"key", b"", headers),
+            (None, None, ()),
+            (bytes(range(256)), bytes(range(255, -1, -1)), ()),
+            ("clé".encode(), "värde\n\0".encode(), ()),
+            (b"large", bytes(range(250)) * (LARGE_BYTES // 250), ()),
+        ]
         before_s = time.time()  # noqa: TID251  # what the broker's clock is compared with
-        broker.send(numbered(topic, [1]))
+        for key, value, more in contents:
+            broker.send([NewRecord(topic=topic, key=key, value=value, headers=more)])
         after_s = time.time()  # noqa: TID251  # as above
 
         with joined(broker, rig.membership(topic)) as session:
-            (found,) = take(session, 1, within_s=rig.settles_s)
+            found = take(session, len(contents), within_s=rig.settles_s)
 
-        assert before_s - 1 <= found.timestamp_s <= after_s + 1
+        for records in (found, everything(broker, topic)):
+            assert [(one.key, one.value, one.headers) for one in records] == contents
+        assert all(before_s - 1 <= one.timestamp_s <= after_s + 1 for one in found)
 
     def test_poll_gives_what_is_there_and_waits_for_no_more(self, rig: Rig, broker: Broker) -> None:
         topic = new_topic(broker)
@@ -148,8 +114,7 @@ class Reading:
             assert session.poll(10, 0.0) == []
 
     def test_poll_gives_no_more_than_most(self, rig: Rig, broker: Broker) -> None:
-        topic = new_topic(broker, partitions=2)
-        broker.send(numbered(topic, range(100), keys=5))
+        topic = new_topic(broker, partitions=2, records=100, keys=5)
 
         found: list[Record] = []
         with joined(broker, rig.membership(topic)) as session:
@@ -178,44 +143,44 @@ class Reading:
         assert paused == [[]] * 5
         assert numbers(first + rest) == list(range(10))
 
-    def test_another_thread_wakes_a_poll(self, rig: Rig, broker: Broker) -> None:
+    @pytest.mark.parametrize("after_s", [0.0, 1.0])
+    def test_a_wake_before_or_during_a_poll_ends_it(
+        self, rig: Rig, broker: Broker, after_s: float
+    ) -> None:
         topic = new_topic(broker)
-        listener = Listener()
-        with joined(broker, rig.membership(topic), listener) as session:
+        with joined(broker, rig.membership(topic)) as session:
             session.poll(1, 0.5)
-            waker = threading.Timer(0.3, session.wake)
+            waker = threading.Timer(after_s, session.wake)
             waker.start()
-            began = time.monotonic()
+            if not after_s:
+                waker.join()
+            began, cpu_s = time.monotonic(), time.process_time()
             found = session.poll(1, LONG_S)
             took_s = time.monotonic() - began
             waker.join()
 
         assert found == []
-        assert took_s < LONG_S / 2
-
-    def test_a_wake_before_a_poll_is_not_forgotten(self, rig: Rig, broker: Broker) -> None:
-        topic = new_topic(broker)
-        with joined(broker, rig.membership(topic)) as session:
-            session.poll(1, 0.5)
-            session.wake()
-            began = time.monotonic()
-            session.poll(1, LONG_S)
-
-            assert time.monotonic() - began < LONG_S / 2
+        assert took_s < after_s + 1.0  # 0.02 s and what a busy machine adds
+        assert time.process_time() - cpu_s < 1.0
 
     def test_reading_by_nobody_goes_on_where_it_is_told(self, broker: Broker) -> None:
         topic = new_topic(broker)
+        ((partition, (first, following)),) = broker.ends(topic).items()
+        assert first == following
         broker.send(numbered(topic, range(10)))
-        ((partition, (first, _)),) = broker.ends(topic).items()
+        ((_, (first, following)),) = broker.ends(topic).items()
 
         some = broker.read(topic, after={partition: first}, max_records=4)
         rest = broker.read(topic, after=after(some), max_records=100)
 
         assert numbers(some) == [0, 1, 2, 3]
         assert numbers(rest) == [4, 5, 6, 7, 8, 9]
-        assert broker.read(topic, after=after(rest), max_records=100) == []
+        assert first <= some[0].offset
+        assert rest[-1].offset < following
+        for end in (after(rest), {partition: following}):
+            assert broker.read(topic, after=end, max_records=100) == []
 
-    def test_sessions_and_brokers_close_twice(self, rig: Rig) -> None:
+    def test_sessions_and_brokers_close_twice_and_say_so(self, rig: Rig) -> None:
         broker = rig.open()
         topic = new_topic(broker)
         session = broker.join(rig.membership(topic), Listener())
@@ -223,15 +188,11 @@ class Reading:
 
         session.close()
         session.close()
-        broker.close()
-        broker.close()
-
-    def test_a_session_that_is_closed_says_so(self, rig: Rig, broker: Broker) -> None:
-        topic = new_topic(broker)
-        session = broker.join(rig.membership(topic), Listener())
-        session.close()
-
         with pytest.raises(HeadraceError, match="closed"):
             session.poll(1, 0.1)
         with pytest.raises(HeadraceError, match="closed"):
             session.produce(numbered(topic, [1]), {})
+        broker.close()
+        broker.close()
+        with pytest.raises(HeadraceError, match="closed"):
+            broker.send(numbered(topic, [1]))

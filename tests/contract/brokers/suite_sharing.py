@@ -25,18 +25,25 @@ from tests.contract.brokers.rig import (
 
 
 class Sharing:
-    @pytest.mark.parametrize("heir", ["one", "two"])
-    def test_a_member_that_is_killed_is_replaced(self, rig: Rig, broker: Broker, heir: str) -> None:
-        topic, sink, group = new_topic(broker), new_topic(broker), new_name("group")
-        broker.send(numbered(topic, range(20)))
-        with member_process(rig, "half", topic, group=group, sink=sink) as process:
+    @pytest.mark.parametrize(
+        ("heir", "delivery"),
+        [("two", Delivery.AT_LEAST_ONCE), *(("one", delivery) for delivery in Delivery)],
+    )
+    def test_a_member_that_is_killed_is_replaced(
+        self, rig: Rig, broker: Broker, heir: str, delivery: Delivery
+    ) -> None:
+        if delivery is Delivery.EXACTLY_ONCE and not broker.abilities.exactly_once:
+            pytest.skip("this broker cannot deliver exactly once")
+        topic, sink, group = new_topic(broker, records=20), new_topic(broker), new_name("group")
+        with member_process(
+            rig, "half", topic, group=group, sink=sink, delivery=delivery
+        ) as process:
             assert line_of(process) == "joined"
-            assert line_of(process).startswith("holds")
-            process.kill()
-            process.wait()
+            assert line_of(process) == "holds"
         done = numbers(everything(broker, sink))
 
-        with joined(broker, rig.membership(topic, group=group, member=heir)) as session:
+        membership = rig.membership(topic, group=group, member=heir, delivery=delivery)
+        with joined(broker, membership) as session:
             found = take(session, 20 - len(done), within_s=rig.settles_s + rig.session_timeout_s)
 
         assert done
@@ -45,8 +52,7 @@ class Sharing:
     def test_members_share_what_comes_and_nothing_is_lost_when_one_goes(
         self, rig: Rig, broker: Broker
     ) -> None:
-        topic, group = new_topic(broker, partitions=4), new_name("group")
-        broker.send(numbered(topic, range(100), keys=20))
+        topic, group = new_topic(broker, partitions=4, records=100, keys=20), new_name("group")
         found: list[Record] = []
         first, second = Listener(), Listener()
         can = broker.abilities.rebalances and broker.abilities.partitions
@@ -90,8 +96,7 @@ class Sharing:
     ) -> None:
         if not (broker.abilities.rebalances and broker.abilities.partitions):
             pytest.skip("places do not move between members of this broker")
-        topic, group = new_topic(broker, partitions=2), new_name("group")
-        broker.send(numbered(topic, range(40), keys=10))
+        topic, group = new_topic(broker, partitions=2, records=40, keys=10), new_name("group")
         first, second = Listener(), Listener()
         with joined(broker, rig.membership(topic, group=group), first) as one:
             found = take(one, 40, within_s=rig.settles_s)
@@ -114,8 +119,7 @@ class Sharing:
     def test_a_member_that_polls_for_nothing_while_it_works_keeps_its_places(
         self, rig: Rig, broker: Broker
     ) -> None:
-        topic = new_topic(broker)
-        broker.send(numbered(topic, range(5)))
+        topic = new_topic(broker, records=5)
         membership = rig.membership(topic)
         listener = Listener()
         with joined(broker, membership, listener) as session:
@@ -134,8 +138,7 @@ class Sharing:
     def test_a_member_that_was_replaced_can_go_on_no_more(self, rig: Rig, broker: Broker) -> None:
         if not broker.abilities.exactly_once:
             pytest.skip("this broker does not keep members apart")
-        topic, sink = new_topic(broker), new_topic(broker)
-        broker.send(numbered(topic, range(10)))
+        topic, sink = new_topic(broker, records=10), new_topic(broker)
         membership = rig.membership(topic, delivery=Delivery.EXACTLY_ONCE)
         zombie = broker.join(membership, Listener())
         try:
@@ -150,3 +153,27 @@ class Sharing:
 
         assert numbers(again) == list(range(10))
         assert numbers(everything(broker, sink)) == list(range(10))
+
+    def test_who_holds_records_and_works_keeps_them(self, rig: Rig, broker: Broker) -> None:
+        topic, group = new_topic(broker, records=5), new_name("group")
+        if broker.abilities.rebalances:
+            pytest.skip("records belong to the member that has their place")
+        with joined(broker, rig.membership(topic, group=group)) as slow:
+            found = take(slow, 5, within_s=rig.settles_s)
+            with joined(broker, rig.membership(topic, group=group, member="two")) as other:
+                deadline = time.monotonic() + 3 * rig.session_timeout_s
+                while time.monotonic() < deadline:
+                    assert slow.poll(0, 0.1) == []
+                    assert other.poll(10, 0.1) == []
+                slow.produce([], after(found))
+                assert slow.flush(rig.settles_s)
+                assert other.poll(10, 0.2) == []
+
+    def test_what_is_done_at_a_place_of_somebody_else_is_refused(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic, other = new_topic(broker), new_topic(broker)
+        with joined(broker, rig.membership(topic)) as session:
+            session.poll(1, 0)
+            with pytest.raises(HeadraceError, match=f"{other}/0 is (no longer|not) assigned"):
+                session.produce([], {TopicPartition(other, 0): 1})

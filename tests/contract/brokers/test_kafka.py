@@ -18,7 +18,6 @@ DYNAMIC: Final = {
 _WAITS = "a successor is refused until the session of the process before it ends, and joins again"
 STATIC: Final = dict.fromkeys(
     (
-        "test_a_crash_before_the_delivery_loses_nothing",
         "test_a_member_that_is_killed_is_replaced",
         "test_a_member_that_was_replaced_can_go_on_no_more",
     ),

@@ -90,8 +90,7 @@ def test_a_user_is_let_in_by_the_password_only(
 ) -> None:
     url = kafka.urls()[f"Kafka, {listener}"]
     broker = open_broker(url, home=tmp_path)
-    topic = new_topic(broker)
-    broker.send(numbered(topic, range(3)))
+    topic = new_topic(broker, records=3)
     assert numbers(everything(broker, topic)) == [0, 1, 2]
     broker.close()
 
@@ -115,8 +114,7 @@ def test_an_answer_that_is_too_large_ends_the_session_with_both_sizes(
     rig: Rig, delivery: Delivery, headers: tuple[tuple[str, bytes], ...]
 ) -> None:
     broker = replace(rig, url=f"{rig.url}&message.max.bytes=1000000").open()
-    topic, sink = new_topic(broker), new_topic(broker)
-    broker.send(numbered(topic, range(3)))
+    topic, sink = new_topic(broker, records=3), new_topic(broker)
     large = NewRecord(
         topic=sink, key=None, value=bytes(2_000 if headers else 1_100_000), headers=headers
     )
@@ -136,8 +134,7 @@ def test_an_answer_that_is_too_large_ends_the_session_with_both_sizes(
 def test_an_answer_for_a_topic_that_is_not_there_makes_none(
     rig: Rig, broker: Broker, delivery: Delivery
 ) -> None:
-    topic, sink = new_topic(broker), new_name("nowhere")
-    broker.send(numbered(topic, range(3)))
+    topic, sink = new_topic(broker, records=3), new_name("nowhere")
     with joined(broker, rig.membership(topic, delivery=delivery)) as session:
         found = take(session, 3, within_s=rig.settles_s)
         with pytest.raises(NotFoundError, match=sink):
@@ -147,15 +144,6 @@ def test_an_answer_for_a_topic_that_is_not_there_makes_none(
 
     with pytest.raises(NotFoundError, match=sink):
         broker.ends(sink)
-
-
-def test_what_is_done_at_a_place_of_somebody_else_is_refused(rig: Rig, broker: Broker) -> None:
-    topic = new_topic(broker)
-    with (
-        joined(broker, rig.membership(topic)) as session,
-        pytest.raises(UnavailableError, match="partition elsewhere/0 is no longer assigned"),
-    ):
-        session.produce([], {TopicPartition("elsewhere", 0): 1})
 
 
 def test_a_session_timeout_that_the_servers_refuse_says_what_they_take(
@@ -168,20 +156,6 @@ def test_a_session_timeout_that_the_servers_refuse_says_what_they_take(
             take(session, 1, within_s=rig.settles_s)
     finally:
         session.close()
-
-
-def test_a_group_keeps_its_first_start_though_it_read_nothing(rig: Rig, broker: Broker) -> None:
-    topic = new_topic(broker)
-    broker.send(numbered(topic, range(5)))
-    membership = rig.membership(topic, start=StartPosition.LATEST)
-    listener = Listener()
-    with joined(broker, membership, listener) as session:
-        settle(session, lambda: bool(listener.held), within_s=rig.settles_s)
-        assert session.flush(rig.settles_s)
-    broker.send(numbered(topic, range(5, 8)))
-
-    with joined(broker, membership) as session:
-        assert numbers(take(session, 3, within_s=rig.settles_s)) == [5, 6, 7]
 
 
 def test_more_answers_than_the_client_queues_are_all_written(rig: Rig, tmp_path: Path) -> None:
@@ -199,18 +173,8 @@ def test_more_answers_than_the_client_queues_are_all_written(rig: Rig, tmp_path:
         narrow.close()
 
 
-def test_a_record_keeps_the_time_that_it_brings(broker: Broker) -> None:
-    topic = new_topic(broker)
-    at_s = time.time() - 100.25  # noqa: TID251  # a time that the server still keeps
-    broker.send([NewRecord(topic=topic, key=None, value=b"", timestamp_s=at_s)])
-    (record,) = everything(broker, topic)
-
-    assert record.timestamp_s == pytest.approx(at_s, abs=0.001)
-
-
 def test_who_takes_nothing_for_long_gets_all_later(rig: Rig, broker: Broker) -> None:
-    topic = new_topic(broker)
-    broker.send(numbered(topic, range(2000)))
+    topic = new_topic(broker, records=2000)
     with joined(broker, rig.membership(topic)) as session:
         found = take(session, 1, within_s=rig.settles_s, max_records=1)
         deadline = time.monotonic() + 1.0
@@ -236,29 +200,6 @@ def test_a_place_that_is_paused_still_says_how_far_behind_it_is(rig: Rig, broker
             session.poll(10, 0.05)
 
 
-@pytest.mark.long
-def test_a_wake_soon_ends_a_wait(rig: Rig, broker: Broker) -> None:
-    topic = new_topic(broker)
-    listener = Listener()
-    with joined(broker, rig.membership(topic), listener) as session:
-        settle(session, lambda: bool(listener.held), within_s=rig.settles_s)
-        cpu_s = time.process_time()
-        woken: list[float] = []
-
-        def wake() -> None:
-            woken.append(time.monotonic())
-            session.wake()
-
-        timer = threading.Timer(1.0, wake)
-        timer.start()
-        session.poll(10, 30.0)
-        late_s = time.monotonic() - woken[0]
-        timer.join()
-
-    assert late_s < 1.0  # 0.02 s and what a busy machine adds
-    assert time.process_time() - cpu_s < 1.0
-
-
 @dataclass
 class Hooked(Listener):
     """Does something while it is told of its places: within the client's `poll`."""
@@ -275,8 +216,7 @@ class Hooked(Listener):
 def test_a_broker_that_hangs_while_places_come_is_waited_for(
     kafka: KafkaCluster, rig: Rig, broker: Broker
 ) -> None:
-    topic = new_topic(broker)
-    broker.send(numbered(topic, range(5)))
+    topic = new_topic(broker, records=5)
     (server,) = kafka.brokers
 
     def hang() -> None:
@@ -343,8 +283,7 @@ def test_where_a_group_is_is_not_told_while_a_transaction_is_about_to_move_it(
 
 
 def test_a_member_waits_for_a_transaction_and_does_not_begin_anew(rig: Rig, broker: Broker) -> None:
-    topic = new_topic(broker)
-    broker.send(numbered(topic, range(10)))
+    topic = new_topic(broker, records=10)
     membership = rig.membership(topic, start=StartPosition.EARLIEST)
     with moving(rig, membership.group, {TopicPartition(topic, 0): 4}) as producer:
         threading.Timer(2.0, producer.commit_transaction).start()

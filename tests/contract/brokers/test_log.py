@@ -207,14 +207,6 @@ def test_who_gave_no_sign_of_life_and_comes_back_is_told_what_it_lost(
             assert not first.held & second.held
 
 
-def test_done_beyond_another_members_place_is_refused(log: LogBroker, rig: Rig) -> None:
-    log.create_topic("other")
-    with joined(log, rig.membership("t")) as session:
-        session.poll(1, 0)
-        with pytest.raises(ConflictError, match="partition other/0 is no longer assigned"):
-            session.produce([], {TopicPartition("other", 0): 0})
-
-
 _SENDER = """
 import sys
 from pathlib import Path

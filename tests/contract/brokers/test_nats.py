@@ -1,7 +1,6 @@
 """NATS JetStream keeps every broker's promises, and some of its own."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,27 +60,8 @@ def broker(rig: Rig) -> Iterator[Broker]:
 
 
 @pytest.mark.e2e
-def test_a_live_member_keeps_what_it_has_in_hand_however_long_it_takes(
-    broker: Broker, rig: Rig
-) -> None:
-    topic, group = new_topic(broker), new_name("group")
-    broker.send(numbered(topic, range(5)))
-    with joined(broker, rig.membership(topic, group=group)) as slow:
-        found = take(slow, 5, within_s=10)
-        with joined(broker, rig.membership(topic, group=group, member="two")) as other:
-            deadline = time.monotonic() + 3 * rig.session_timeout_s
-            while time.monotonic() < deadline:
-                assert slow.poll(0, 0.1) == []
-                assert other.poll(10, 0.1) == []
-            slow.produce([], after(found))
-            assert slow.flush(10)
-            assert other.poll(10, 0.2) == []
-
-
-@pytest.mark.e2e
 def test_members_are_done_with_their_own_messages_only(broker: Broker, rig: Rig) -> None:
-    topic, group = new_topic(broker), new_name("group")
-    broker.send(numbered(topic, range(2)))
+    topic, group = new_topic(broker, records=2), new_name("group")
     with joined(broker, rig.membership(topic, group=group)) as one:
         first = take(one, 1, within_s=10, max_records=1)
         with joined(broker, rig.membership(topic, group=group, member="two")) as two:
