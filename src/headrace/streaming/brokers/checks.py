@@ -3,7 +3,7 @@
 import math
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit, urlunsplit
 
@@ -74,6 +74,15 @@ def check_records(records: Sequence[NewRecord], *, has_partitions: bool = False)
         if record.partition not in {None, 0} and not has_partitions:
             message = f"{record.topic} has only partition 0, not {record.partition}"
             raise InvalidArgumentError(message)
+
+
+def check_start_offsets(
+    offsets: Mapping[TopicPartition, int], partitions: Collection[TopicPartition]
+) -> None:
+    """Raise InvalidArgumentError if a listener gave an offset for a partition not among these."""
+    if unassigned := set(offsets) - set(partitions):
+        message = f"the listener gave an offset for {min(unassigned)}, which is not assigned"
+        raise InvalidArgumentError(message)
 
 
 def check_partition(partition: TopicPartition) -> None:

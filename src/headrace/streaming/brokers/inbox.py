@@ -19,11 +19,10 @@ from headrace.core import (
     ConflictError,
     FailedPreconditionError,
     HeadraceError,
-    InvalidArgumentError,
     UnavailableError,
 )
 from headrace.streaming.broker import Delivery, Membership, Rebalanced
-from headrace.streaming.brokers.checks import check_records
+from headrace.streaming.brokers.checks import check_records, check_start_offsets
 from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
 T = TypeVar("T")
@@ -395,12 +394,7 @@ class SharedSession(ABC, Generic[T, U]):
     def _begin(self) -> None:
         if self._start_offsets is None:
             self._start_offsets = self._listener.on_assigned(self._inbox.partitions) or {}
-            unassigned = set(self._start_offsets) - set(self._inbox.partitions)
-            if unassigned:
-                message = (
-                    f"the listener gave an offset for {min(unassigned)}, which is not assigned"
-                )
-                raise InvalidArgumentError(message)
+            check_start_offsets(self._start_offsets, self._inbox.partitions)
         self._start(self._start_offsets)
         self._has_begun = True
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -285,15 +286,8 @@ _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_
 Report = Callable[[KafkaError | None, Message], None]
 
 
-class PartitionCache(dict[tuple[str | None, int | None], TopicPartition]):
-    """Cache of partitions: creating one for each record would cost as much as the record."""
-
-    def __missing__(self, key: tuple[str | None, int | None]) -> TopicPartition:
-        topic, partition = key
-        assert topic is not None
-        assert partition is not None
-        topic_partition = self[key] = TopicPartition(topic, partition)
-        return topic_partition
+partition_of: Final = cache(TopicPartition)
+"""Returns a partition: creating one for each record would cost as much as the record."""
 
 
 def records_of(messages: Sequence[Message], partition: TopicPartition) -> list[Record]:

@@ -10,9 +10,9 @@ from typing import Final, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from headrace.core import InvalidArgumentError
 from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, StartPosition
+from headrace.streaming.brokers.checks import check_start_offsets
 from headrace.streaming.brokers.kafka.client import (
     SHOULD_WAIT,
     TIMED_OUT,
@@ -191,11 +191,7 @@ class Assigning:
             InvalidArgumentError: `listener_offsets` names a partition that is not among these.
             HeadraceError: The cluster does not answer.
         """
-        unassigned = set(listener_offsets) - set(partitions)
-        if unassigned:
-            raise InvalidArgumentError(
-                f"the listener gave an offset for {min(unassigned)}, which is not assigned"
-            )
+        check_start_offsets(listener_offsets, partitions)
         queried = [
             KafkaPartition(*partition)
             for partition in partitions

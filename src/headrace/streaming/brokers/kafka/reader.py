@@ -42,10 +42,10 @@ from headrace.streaming.brokers.kafka.client import (
     PARTITION_EOF,
     TIMED_OUT,
     UNSTABLE,
-    PartitionCache,
     error_of,
     failure,
     milliseconds,
+    partition_of,
     partitions_of,
     records_of,
 )
@@ -157,11 +157,10 @@ class KafkaReader:
     ) -> list[Record]:
         """Return records until the end of each partition."""
         records: list[Record] = []
-        partitions = PartitionCache()
         until = self._clock.monotonic() + REQUEST_TIMEOUT_S
         while left and len(records) < max_records:
             for message in consumer.consume(min(max_records - len(records), _BATCH_SIZE), 0.01):
-                partition = partitions[message.topic(), message.partition()]
+                partition = partition_of(message.topic(), message.partition())
                 error = message.error()
                 if error is None:
                     records += records_of([message], partition)

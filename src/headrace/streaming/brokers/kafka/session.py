@@ -27,8 +27,8 @@ from headrace.streaming.brokers.kafka.client import (
     SHOULD_WAIT,
     TIMED_OUT,
     ClientHealth,
-    PartitionCache,
     error_of,
+    partition_of,
     records_of,
 )
 from headrace.streaming.brokers.kafka.offsets import Assigning, PartitionOffsets
@@ -53,7 +53,6 @@ class KafkaSource:
         assigning: Assigning,
         health: ClientHealth,
     ) -> None:
-        self.partitions = PartitionCache()
         self._consumer = consumer
         self._assigning = assigning
         self._positions = positions
@@ -148,12 +147,12 @@ class KafkaSource:
         partitions = [message.partition() for message in messages]
         count = len(messages)
         if count and partitions.count(partitions[0]) == count and topics.count(topics[0]) == count:
-            return self._run(messages, self.partitions[topics[0], partitions[0]])
+            return self._run(messages, partition_of(topics[0], partitions[0]))
         records: list[Record] = []
         first = 0
         for key, run in groupby(zip(topics, partitions, strict=True)):
             end = first + sum(1 for _ in run)
-            records += self._run(messages[first:end], self.partitions[key])
+            records += self._run(messages[first:end], partition_of(*key))
             first = end
         return records
 
@@ -170,11 +169,9 @@ class KafkaSource:
         if code == PARTITION_EOF:
             offset = message.offset()
             assert offset is not None
-            self._positions.reached_end(
-                self.partitions[message.topic(), message.partition()], offset
-            )
+            self._positions.reached_end(partition_of(message.topic(), message.partition()), offset)
         elif code == AUTO_OFFSET_RESET:
-            self._skip_expired(self.partitions[message.topic(), message.partition()])
+            self._skip_expired(partition_of(message.topic(), message.partition()))
         elif error.fatal():
             self._health.on_error(error)
         elif code not in SHOULD_WAIT and code != MAX_POLL_EXCEEDED and not error.retriable():
@@ -462,7 +459,7 @@ class KafkaSession:
         return []
 
     def _on_assign(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
-        partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
+        partitions = [partition_of(moved.topic, moved.partition) for moved in changed]
         if not partitions or self._is_closed:
             return
         self._is_rebalancing = self._has_joined = True
@@ -484,7 +481,7 @@ class KafkaSession:
             self._is_rebalancing = False
 
     def _on_revoke(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
-        partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
+        partitions = [partition_of(moved.topic, moved.partition) for moved in changed]
         if not partitions or self._is_closed:
             return
         if self._unassigned is not None:
@@ -501,7 +498,7 @@ class KafkaSession:
             self._forget(consumer, partitions)
 
     def _on_lost(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
-        partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
+        partitions = [partition_of(moved.topic, moved.partition) for moved in changed]
         if not partitions or self._is_closed:
             return
         self._source.drop(partitions)

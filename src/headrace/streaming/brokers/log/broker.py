@@ -10,19 +10,15 @@ Kafka; `?retention_s=` and `?retention_bytes=` set that for new topics. Space is
 does not shrink. It must be on a local disk, not on a network file system.
 """
 
+import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from headrace.core import (
-    Clock,
-    FailedPreconditionError,
-    InvalidArgumentError,
-    SystemClock,
-)
+from headrace.core import Clock, FailedPreconditionError, InvalidArgumentError, SystemClock
 from headrace.core.names import check_name
 from headrace.streaming.broker import BrokerFeatures, Membership, Rebalanced
 from headrace.streaming.brokers.checks import check_membership, check_text, check_topic, positive
@@ -43,6 +39,7 @@ RETENTION_S: Final = 7 * 86_400.0
 RETENTION_BYTES: Final = 8 << 30
 LOCK_TIMEOUT_S: Final = 10.0
 _MAX_PARTITIONS: Final = 1024
+_T = TypeVar("_T")
 _BATCH_SIZE: Final = 5000  # records of one transaction of `send`, so that other writers can proceed
 
 
@@ -137,30 +134,15 @@ class LogBroker:
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """Return first and next offsets; see `Broker`."""
-        with self._file() as file, file.reading("look at") as db:
-            partitions = self._topics.topic(db, topic).partitions
-            return {
-                TopicPartition(topic, number): ends(db, id_)
-                for number, id_ in enumerate(partitions)
-            }
+        return self._by_partition(topic, ends)
 
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """Return offsets by time; see `Broker`."""
-        with self._file() as file, file.reading("look at") as db:
-            partitions = self._topics.topic(db, topic).partitions
-            return {
-                TopicPartition(topic, number): offset_at(db, id_, at_s)
-                for number, id_ in enumerate(partitions)
-            }
+        return self._by_partition(topic, lambda db, id_: offset_at(db, id_, at_s))
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Return committed offsets; see `Broker`."""
-        with self._file() as file, file.reading("look at") as db:
-            partitions = self._topics.topic(db, topic).partitions
-            positions = {
-                TopicPartition(topic, number): groups.position(db, group, id_)
-                for number, id_ in enumerate(partitions)
-            }
+        positions = self._by_partition(topic, lambda db, id_: groups.position(db, group, id_))
         return {partition: offset for partition, offset in positions.items() if offset is not None}
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
@@ -188,6 +170,14 @@ class LogBroker:
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
+
+    def _by_partition(
+        self, topic: str, query: Callable[[sqlite3.Connection, int], _T]
+    ) -> dict[TopicPartition, _T]:
+        """Return the result of a query by partition id for each partition of a topic."""
+        with self._file() as file, file.reading("look at") as db:
+            partitions = self._topics.topic(db, topic).partitions
+            return {TopicPartition(topic, n): query(db, id_) for n, id_ in enumerate(partitions)}
 
     def _open(self) -> LogFile:
         return LogFile(self._folder, sync=self._sync, lock_timeout_s=self._lock_timeout_s)

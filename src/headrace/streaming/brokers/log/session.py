@@ -6,14 +6,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from headrace.core import (
-    FailedPreconditionError,
-    HeadraceError,
-    InvalidArgumentError,
-    UnavailableError,
-)
+from headrace.core import FailedPreconditionError, HeadraceError, UnavailableError
 from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced
+from headrace.streaming.brokers.checks import check_start_offsets
 from headrace.streaming.brokers.log import group as groups
 from headrace.streaming.brokers.log.file import LogFile, LogFullError
 from headrace.streaming.brokers.log.records import (
@@ -269,11 +265,7 @@ class LogSession:
                 partition: self._start(db, partition, id_) for partition, id_ in partitions.items()
             }
         start_offsets = self._listener.on_assigned(list(partitions)) or {}
-        unassigned = set(start_offsets) - set(partitions)
-        if unassigned:
-            raise InvalidArgumentError(
-                f"the listener gave an offset for {min(unassigned)}, which is not assigned"
-            )
+        check_start_offsets(start_offsets, partitions)
         self._ids.update(partitions)
         self._next.update({**starts, **start_offsets})
         self._may_have_more = True

@@ -62,8 +62,9 @@ class NatsPull:
 
     def missing(self, max_records: int) -> int:
         """Return how many records to request so that `max_records` are requested; 0 for few."""
-        requested = self._requested if time.monotonic() < self._requested_until else 0
-        return max_records - requested if requested * 2 < max_records else 0
+        if time.monotonic() >= self._requested_until:
+            self.forget()
+        return max_records - self._requested if self._requested * 2 < max_records else 0
 
     def forget(self) -> None:
         """Reset the count: the server has forgotten its requests."""
@@ -87,9 +88,7 @@ class NatsPull:
         if not self._link.client.is_connected:
             return
         request = {"batch": max_records, "max_bytes": _MAX_BYTES, "expires": int(_EXPIRES_S * 1e9)}
-        self._requested = (
-            self._requested if time.monotonic() < self._requested_until else 0
-        ) + max_records
+        self._requested += max_records
         self._requested_until = time.monotonic() + _EXPIRES_S + _LATE_S
         await self._link.client.publish(self._next, _encode(request), reply=self._reply)
 
@@ -124,9 +123,7 @@ _PROGRESS: Final = b"+WPI"
 _NOT_DONE: Final = b"-NAK"
 _JOINS: Final = b"joins"
 _IS_RECONNECTED: Final = b"is back"
-_HEARTBEATS_PER_TIMEOUT: Final = (
-    3  # progress reports within the time after which a message is redelivered
-)
+_HEARTBEATS_PER_TIMEOUT: Final = 3  # progress reports before a message is redelivered
 _MAX_HEARTBEAT_S: Final = 1.0
 
 
