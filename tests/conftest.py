@@ -51,10 +51,8 @@ pytest.register_assert_rewrite(
         for name in (
             "rig",
             "suite_asking",
-            "suite_delivering",
-            "suite_groups",
-            "suite_reading",
-            "suite_sharing",
+            "suite_members",
+            "suite_records",
         )
     ),
 )

@@ -1,10 +1,22 @@
-"""One Apache Kafka for all tests of a worker of pytest."""
+"""The broker of a rig; one Apache Kafka for all tests of a worker of pytest."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from headrace.streaming.broker import Broker
 from tests.brokers.kafka import KafkaCluster, running_kafka
+from tests.contract.brokers.rig import Rig
+
+
+@pytest.fixture
+def broker(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """Skips the tests that `Rig.cannot` names."""
+    if reason := rig.cannot.get(request.function.__name__):
+        pytest.skip(reason)
+    opened = rig.open()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

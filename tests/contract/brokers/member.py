@@ -5,18 +5,13 @@ nothing has come for a while since it has partitions: a group that lost a member
 gives it none until the session of that member times out.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
 
-from headrace.streaming.broker import (
-    ConsumerSession,
-    Delivery,
-    GroupProtocol,
-    Membership,
-    StartPosition,
-)
+import msgspec
+
+from headrace.streaming.broker import ConsumerSession, Membership
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Record
 from tests.contract.brokers.rig import Listener, after
@@ -26,22 +21,14 @@ IDLE_S = 3.0
 
 
 def main() -> None:
-    said = json.loads(sys.argv[1])
-    broker = open_broker(said["url"], home=Path(said["home"]))
-    membership = Membership(
-        group=said["group"],
-        member="one",
-        topics=(said["topic"],),
-        delivery=Delivery(said["delivery"]),
-        start=StartPosition.EARLIEST,
-        session_timeout_s=said["session_timeout_s"],
-        protocol=GroupProtocol(said["protocol"]),
-    )
+    *_, mode, sink, url, home = sys.argv
+    membership = msgspec.json.decode(sys.argv[1], type=Membership)
+    broker = open_broker(url, home=Path(home))
     listener = Listener()
     session = broker.join(membership, listener)
     print("joined", flush=True)  # noqa: T201  # the parent reads it
-    if said["mode"] == "copy":
-        copy(session, listener, said["sink"])
+    if mode == "copy":
+        copy(session, listener, sink)
         session.flush(30)
         session.close()
         broker.close()
@@ -49,7 +36,7 @@ def main() -> None:
     found: list[Record] = []
     while len(found) < 2:  # so that it has halves
         found += session.poll(MOST, 0.5)
-    deliver(session, found[: len(found) // 2], said["sink"])
+    deliver(session, found[: len(found) // 2], sink)
     session.flush(30)
     print("holds", flush=True)  # noqa: T201  # the parent reads it
     while True:

@@ -1,6 +1,5 @@
 """What the tests of every broker share: the broker under test, and ways to drive sessions."""
 
-import json
 import subprocess
 import sys
 import time
@@ -10,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
+
 from headrace.streaming.broker import (
     Broker,
     ConsumerSession,
-    Delivery,
     GroupProtocol,
     Membership,
     StartPosition,
@@ -70,9 +70,13 @@ class Rig:
 
 @dataclass
 class Listener:
-    """Remembers what it heard; `before` is done in `losing`, `offsets` are its own state."""
+    """Remembers what it heard. `offsets` are its own state.
 
-    offsets: Mapping[TopicPartition, int] | None = None
+    `on_gain` and `before` are called while partitions are assigned, or revoked.
+    """
+
+    offsets: Mapping[TopicPartition, int] = field(default_factory=dict)
+    on_gain: Callable[[], object] | None = None
     before: Callable[[Sequence[TopicPartition]], None] | None = None
     held: set[TopicPartition] = field(default_factory=set)
     lost_partitions: list[TopicPartition] = field(default_factory=list)
@@ -82,13 +86,12 @@ class Listener:
     def on_assigned(
         self, partitions: Sequence[TopicPartition]
     ) -> Mapping[TopicPartition, int] | None:
+        if self.on_gain is not None:
+            self.on_gain()
         self.told += 1
         assert not self.held & set(partitions), "a place is gained once"
         self.held |= set(partitions)
-        mine = self.offsets or {}
-        return {
-            partition: offset for partition, offset in mine.items() if partition in partitions
-        } or None
+        return self.offsets
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         assert set(partitions) <= self.held
@@ -181,29 +184,26 @@ def joined(
         session.close()
 
 
+def taken(
+    broker: Broker,
+    membership: Membership,
+    count: int,
+    *,
+    within_s: float,
+    listener: Listener | None = None,
+) -> list[Record]:
+    """What `take` returns to a member that joins for it."""
+    with joined(broker, membership, listener) as session:
+        return take(session, count, within_s=within_s)
+
+
 @contextmanager
 def member_process(
-    rig: Rig,
-    mode: str,
-    topic: str,
-    *,
-    group: str,
-    sink: str,
-    delivery: Delivery,
+    rig: Rig, mode: str, membership: Membership, sink: str
 ) -> Iterator[subprocess.Popen[str]]:
     """A member in a process of its own, which is ended by force at the end; see `member.py`."""
-    said = {
-        "url": rig.url,
-        "home": str(rig.home),
-        "mode": mode,
-        "topic": topic,
-        "group": group,
-        "sink": sink,
-        "delivery": delivery,
-        "session_timeout_s": rig.session_timeout_s,
-        "protocol": rig.protocol,
-    }
-    command = [sys.executable, "-m", "tests.contract.brokers.member", json.dumps(said)]
+    command = [sys.executable, "-m", "tests.contract.brokers.member"]
+    command += [msgspec.json.encode(membership).decode(), mode, sink, rig.url, str(rig.home)]
     with subprocess.Popen(  # noqa: S603  # ours
         command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
     ) as process:

@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,8 +36,8 @@ from tests.contract.brokers.rig import (
     numbers,
     settle,
     take,
+    taken,
 )
-from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.jvm]
 
@@ -46,13 +46,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.jvm]
 def rig(kafka: KafkaCluster, tmp_path: Path) -> Rig:
     url = f"kafka://{kafka.bootstrap}?fetch.wait.max.ms=20"
     return Rig(url=url, home=tmp_path, session_timeout_s=6.0)
-
-
-@pytest.fixture
-def broker(rig: Rig) -> Iterator[Broker]:
-    opened = rig.open()
-    yield opened
-    opened.close()
 
 
 def test_a_visit_makes_a_group_assign_its_partitions_again(rig: Rig, broker: Broker) -> None:
@@ -71,17 +64,6 @@ def test_a_visit_makes_a_group_assign_its_partitions_again(rig: Rig, broker: Bro
         session.close()
 
     assert not listener.lost_partitions
-
-
-@pytest.mark.long
-def test_a_server_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    broker = open_broker(f"kafka://{address}", home=tmp_path)
-    try:
-        with pytest.raises(UnavailableError, match=rf"{address}: .*Connection refused"):
-            broker.ends("t")
-    finally:
-        broker.close()
 
 
 @pytest.mark.parametrize("listener", ["SASL_PLAINTEXT", "SASL_SSL"])
@@ -103,11 +85,6 @@ def test_a_user_is_let_in_by_the_password_only(
     assert "hush" not in str(told.value)
 
 
-def test_an_option_that_the_client_does_not_know_is_refused(rig: Rig, tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match=r'No such configuration property: "no\.such"'):
-        open_broker(f"{rig.url}&no.such=1", home=tmp_path)
-
-
 @pytest.mark.parametrize("delivery", list(Delivery))
 @pytest.mark.parametrize("headers", [(), (("h", bytes(999_000)),)])
 def test_an_answer_that_is_too_large_ends_the_session_with_both_sizes(
@@ -124,8 +101,7 @@ def test_an_answer_that_is_too_large_ends_the_session_with_both_sizes(
         with pytest.raises(InvalidArgumentError, match=r"a record of \d+ bytes .* 1000000 bytes"):
             session.produce([*numbered(sink, [0]), large], after(found))
 
-    with joined(broker, membership) as session:
-        assert numbers(take(session, 3, within_s=rig.settles_s)) == [0, 1, 2]
+    assert numbers(taken(broker, membership, 3, within_s=rig.settles_s)) == [0, 1, 2]
     broker.close()
 
 
@@ -185,34 +161,6 @@ def test_who_takes_nothing_for_long_gets_all_later(rig: Rig, broker: Broker) -> 
     assert numbers(found) == list(range(2000))
 
 
-def test_a_place_that_is_paused_still_says_how_far_behind_it_is(rig: Rig, broker: Broker) -> None:
-    topic = new_topic(broker)
-    partition = TopicPartition(topic, 0)
-    broker.send(numbered(topic, range(10)))
-    with joined(broker, rig.membership(topic)) as session:
-        found = take(session, 10, within_s=rig.settles_s)
-        session.pause([partition])
-        session.produce([], after(found))
-        broker.send(numbered(topic, range(10, 100)))
-        deadline = time.monotonic() + rig.settles_s
-        while session.lag()[partition].records != 90:
-            assert time.monotonic() < deadline, session.lag()
-            session.poll(10, 0.05)
-
-
-@dataclass
-class Hooked(Listener):
-    """Does something while it is told of its places: within the client's `poll`."""
-
-    hook: Callable[[], None] = lambda: None
-
-    def on_assigned(
-        self, partitions: Sequence[TopicPartition]
-    ) -> Mapping[TopicPartition, int] | None:
-        self.hook()
-        return super().on_assigned(partitions)
-
-
 def test_a_broker_that_hangs_while_places_come_is_waited_for(
     kafka: KafkaCluster, rig: Rig, broker: Broker
 ) -> None:
@@ -223,8 +171,7 @@ def test_a_broker_that_hangs_while_places_come_is_waited_for(
         server.freeze()
         threading.Timer(3.0, server.thaw).start()
 
-    with joined(broker, rig.membership(topic), Hooked(hook=hang)) as session:
-        found = take(session, 5, within_s=30)
+    found = taken(broker, rig.membership(topic), 5, within_s=30, listener=Listener(on_gain=hang))
 
     assert numbers(found) == [0, 1, 2, 3, 4]
 
@@ -243,7 +190,7 @@ def test_a_broker_that_goes_while_places_come_ends_the_session_before_it_is_miss
         gone.append(time.monotonic())
 
     try:
-        with joined(broker, rig.membership(topic), Hooked(hook=go)) as session:
+        with joined(broker, rig.membership(topic), Listener(on_gain=go)) as session:
             with pytest.raises(UnavailableError, match="cannot read the offsets of group"):
                 take(session, 1, within_s=30)
             took_s = time.monotonic() - gone[0]
@@ -287,7 +234,6 @@ def test_a_member_waits_for_a_transaction_and_does_not_begin_anew(rig: Rig, brok
     membership = rig.membership(topic, start=StartPosition.EARLIEST)
     with moving(rig, membership.group, {TopicPartition(topic, 0): 4}) as producer:
         threading.Timer(2.0, producer.commit_transaction).start()
-        with joined(broker, membership) as session:
-            found = take(session, 6, within_s=30)
+        found = taken(broker, membership, 6, within_s=30)
 
     assert numbers(found) == [4, 5, 6, 7, 8, 9]

@@ -5,14 +5,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from headrace.core import ConflictError, InvalidArgumentError
+from headrace.core import ConflictError
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.brokers.log.broker import LogBroker
+from headrace.streaming.brokers.log.file import ChangeNotifier
 from headrace.streaming.records import NewRecord, TopicPartition
 from tests.contract.brokers.rig import (
     Listener,
@@ -25,10 +27,12 @@ from tests.contract.brokers.rig import (
     numbers,
     settle,
     take,
+    taken,
 )
 from tests.contract.brokers.suite import BrokerContract
 
 DAY_S = 86_400.0
+LONG_S = 60.0
 PLACE = TopicPartition("t", 0)
 
 
@@ -228,32 +232,12 @@ def test_processes_that_make_one_log_at_once_all_write_to_it(tmp_path: Path, rig
     codes = [sender.wait(timeout=60) for sender in senders]
     broker = open_broker("log:mine", home=tmp_path)
     try:
-        with joined(broker, rig.membership("t")) as session:
-            found = take(session, 600, within_s=30)
+        found = taken(broker, rig.membership("t"), 600, within_s=30)
     finally:
         broker.close()
 
     assert codes == [0, 0, 0]
     assert sorted(numbers(found)) == list(range(600))
-
-
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        ("log:", "log name ''"),
-        ("log:a/b", "log name 'a/b'"),
-        ("log://host/path", "names a host"),
-        ("log:a?sync=never", "normal or full"),
-        ("log:a?retention_s=-1", "retention_s='-1'"),
-        ("log:a?retention_bytes=much", "retention_bytes='much'"),
-        ("log:a?keep=1", "a log has no option 'keep'"),
-    ],
-)
-def test_a_url_that_says_something_wrong_is_refused(tmp_path: Path, url: str, told: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=told.replace("?", r"\?")):
-        open_broker(url, home=tmp_path)
-
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_log_with_a_name_lies_in_the_home_and_is_private(tmp_path: Path) -> None:
@@ -262,3 +246,68 @@ def test_a_log_with_a_name_lies_in_the_home_and_is_private(tmp_path: Path) -> No
     (file,) = (tmp_path / "streams" / "mine").glob("*.db")
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+@contextmanager
+def bells(folder: Path, *names: str) -> Iterator[list[ChangeNotifier]]:
+    made = [ChangeNotifier(folder) for _ in names]
+    try:
+        for bell, name in zip(made, names, strict=True):
+            assert bell.listen(name)
+        yield made
+    finally:
+        for bell in made:
+            bell.close()
+            bell.close()
+
+
+def waited_s(bell: ChangeNotifier, most_s: float) -> float:
+    began = time.monotonic()
+    bell.wait(most_s)
+    return time.monotonic() - began
+
+
+def test_a_ring_wakes_the_others_once(tmp_path: Path) -> None:
+    with bells(tmp_path, "one", "two", "three") as (one, two, three):
+        for _ in range(100):  # more than a socket keeps
+            one.notify()
+
+        assert waited_s(two, LONG_S) < LONG_S / 2
+        assert waited_s(three, LONG_S) < LONG_S / 2
+        assert waited_s(two, 0.05) >= 0.05
+        assert waited_s(one, 0.05) >= 0.05
+
+
+def test_it_rings_however_long_the_path_of_the_log_is(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 200)
+    folder.mkdir()
+    with bells(folder, "one", "two") as (one, two):
+        one.notify()
+
+        assert waited_s(two, LONG_S) < LONG_S / 2
+
+
+def test_who_has_died_is_forgotten(tmp_path: Path) -> None:
+    with bells(tmp_path, "one", "dead") as (one, dead):
+        dead._socket.close()  # as when its process is killed
+        one.notify()
+
+        assert [path.name for path in (tmp_path / "waiting").iterdir()] == ["one"]
+    assert list((tmp_path / "waiting").iterdir()) == []
+
+
+def test_who_cannot_be_rung_looks_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ChangeNotifier, "listen", lambda *_: False)  # as on a disk without sockets
+    log = LogBroker(tmp_path / "log")
+    log.create_topic("t")
+    rig = Rig(url="unused:", home=tmp_path)
+    with joined(log, rig.membership("t")) as session:
+        assert session.poll(1, 0.1) == []
+        log.send(numbered("t", [1]))
+        began = time.monotonic()
+
+        assert numbers(take(session, 1, within_s=LONG_S)) == [1]
+        assert time.monotonic() - began < LONG_S / 2
+    log.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from headrace.core import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Record, TopicPartition
@@ -22,9 +22,11 @@ from tests.contract.brokers.rig import (
     numbered,
     numbers,
     take,
+    taken,
 )
 from tests.contract.brokers.suite import BrokerContract
-from tests.ports import free_port
+
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -33,33 +35,22 @@ def server() -> Iterator[NatsServer]:
         yield running
 
 
-@pytest.mark.e2e
-class TestNats(BrokerContract):
-    @pytest.fixture
-    def rig(self, server: NatsServer, tmp_path: Path) -> Rig:
-        return Rig(
-            url=server.url,
-            home=tmp_path,
-            session_timeout_s=1.0,
-            counts_deliveries=True,
-            stop=server.stop,
-            start=server.start,
-        )
-
-
 @pytest.fixture
 def rig(server: NatsServer, tmp_path: Path) -> Rig:
-    return Rig(url=server.url, home=tmp_path, session_timeout_s=1.0)
+    return Rig(
+        url=server.url,
+        home=tmp_path,
+        session_timeout_s=1.0,
+        counts_deliveries=True,
+        stop=server.stop,
+        start=server.start,
+    )
 
 
-@pytest.fixture
-def broker(rig: Rig) -> Iterator[Broker]:
-    opened = rig.open()
-    yield opened
-    opened.close()
+class TestNats(BrokerContract):
+    """All that a broker promises."""
 
 
-@pytest.mark.e2e
 def test_members_are_done_with_their_own_messages_only(broker: Broker, rig: Rig) -> None:
     topic, group = new_topic(broker, records=2), new_name("group")
     with joined(broker, rig.membership(topic, group=group)) as one:
@@ -74,7 +65,6 @@ def test_members_are_done_with_their_own_messages_only(broker: Broker, rig: Rig)
     assert committed == first[0].offset
 
 
-@pytest.mark.e2e
 def test_an_answer_that_is_there_is_not_written_again_but_another_groups_is(
     broker: Broker, rig: Rig
 ) -> None:
@@ -89,7 +79,6 @@ def test_an_answer_that_is_there_is_not_written_again_but_another_groups_is(
     assert numbers(everything(broker, sink)) == [1, 1]
 
 
-@pytest.mark.e2e
 def test_a_topic_that_another_stream_keeps_is_read_from_there(
     broker: Broker, rig: Rig, server: NatsServer
 ) -> None:
@@ -106,13 +95,11 @@ def test_a_topic_that_another_stream_keeps_is_read_from_there(
     asyncio.run(make())
     broker.create_topic(topic)
 
-    with joined(broker, rig.membership(topic)) as session:
-        (found,) = take(session, 1, within_s=10)
+    (found,) = taken(broker, rig.membership(topic), 1, within_s=10)
     assert (found.value, found.headers, found.offset) == (b"8", (("traceparent", b"00"),), 2)
     assert numbers(everything(broker, topic)) == [8]
 
 
-@pytest.mark.e2e
 def test_a_topic_with_dots_is_a_subject_with_parts(broker: Broker) -> None:
     topic = f"{new_name('a')}.b.c_d"
     broker.create_topic(topic)
@@ -123,7 +110,6 @@ def test_a_topic_with_dots_is_a_subject_with_parts(broker: Broker) -> None:
         broker.create_topic("a..b")
 
 
-@pytest.mark.e2e
 def test_a_record_larger_than_the_server_takes_is_refused_and_harms_nobody(
     broker: Broker,
 ) -> None:
@@ -135,7 +121,6 @@ def test_a_record_larger_than_the_server_takes_is_refused_and_harms_nobody(
     assert numbers(everything(broker, topic)) == [1]
 
 
-@pytest.mark.e2e
 def test_a_group_that_is_deleted_under_its_member_is_said(
     broker: Broker, rig: Rig, server: NatsServer
 ) -> None:
@@ -152,7 +137,6 @@ def test_a_group_that_is_deleted_under_its_member_is_said(
             take(session, 1, within_s=10)
 
 
-@pytest.mark.e2e
 def test_a_wrong_password_is_said_and_not_shown(tmp_path: Path) -> None:
     with running_nats("--user", "stream", "--pass", "open") as server:
         right = open_broker(f"nats://stream:open@127.0.0.1:{server.port}", home=tmp_path)
@@ -164,29 +148,3 @@ def test_a_wrong_password_is_said_and_not_shown(tmp_path: Path) -> None:
         wrong.close()
 
     assert "sesame" not in str(told.value)
-
-
-def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
-    port = free_port()
-    broker = open_broker(f"nats://127.0.0.1:{port}", home=tmp_path)
-
-    with pytest.raises(UnavailableError, match=f"127.0.0.1:{port}"):
-        broker.create_topic("t")
-    broker.close()
-
-
-@pytest.mark.parametrize(
-    ("url", "told"),
-    [
-        ("nats://h:1?keep=1", "its options are"),
-        ("nats://", "names no host"),
-        ("nats://h:port", "cannot be read"),
-        ("nats://h:1?tls_ca_file=/nonexistent", "a file for TLS"),
-    ],
-)
-def test_a_url_that_says_something_wrong_is_refused(tmp_path: Path, url: str, told: str) -> None:
-    broker = open_broker(url, home=tmp_path)
-
-    with pytest.raises((InvalidArgumentError, FailedPreconditionError), match=told):
-        broker.create_topic("t")
-    broker.close()

@@ -19,38 +19,6 @@ def offsets(records: list[Record] | None) -> list[int]:
     return [one.offset for one in records or ()]
 
 
-def test_an_older_record_waits_until_the_newer_ones_in_hand_are_done() -> None:
-    inbox: Inbox[str] = Inbox([PLACE])
-    inbox.offer([(record(10), "a"), (record(11), "b")])
-    assert offsets(inbox.poll(10, 0)) == [10, 11]
-    inbox.offer([(record(3), "c"), (record(12), "d")])
-
-    assert inbox.poll(10, 0) is None
-    assert [token for _, token in inbox.acknowledge(PLACE, 11)] == ["a"]
-    assert inbox.poll(10, 0) is None
-    assert [token for _, token in inbox.acknowledge(PLACE, 12)] == ["b"]
-    assert offsets(inbox.poll(10, 0)) == [3, 12]
-
-
-def test_done_takes_nothing_that_was_not_handed_out() -> None:
-    inbox: Inbox[str] = Inbox([PLACE])
-    inbox.offer([(record(n), str(n)) for n in range(5)])
-    inbox.poll(2, 0)
-
-    assert [token for _, token in inbox.acknowledge(PLACE, 100)] == ["0", "1"]
-    assert inbox.waiting() == 3
-
-
-def test_what_comes_again_while_in_hand_is_not_handed_out_twice_and_its_last_token_counts() -> None:
-    inbox: Inbox[str] = Inbox([PLACE])
-    inbox.offer([(record(1), "first")])
-    inbox.poll(10, 0)
-    inbox.offer([(record(1), "second")])
-
-    assert inbox.poll(10, 0) is None
-    assert [token for _, token in inbox.acknowledge(PLACE, 2)] == ["second"]
-
-
 def test_places_take_turns() -> None:
     inbox: Inbox[str] = Inbox([PLACE, OTHER])
     inbox.offer([(record(n, partition), "") for n in range(4) for partition in (PLACE, OTHER)])
@@ -121,25 +89,28 @@ def test_a_reader_hears_how_much_is_wanted_while_a_poll_waits() -> None:
         max_size=60,
     )
 )
-def test_nothing_is_lost_and_what_is_in_hand_ascends(steps: list[tuple[str, int]]) -> None:
+def test_nothing_is_lost_or_handed_out_twice_and_what_is_in_hand_ascends(
+    steps: list[tuple[str, int]],
+) -> None:
+    """What comes again is acknowledged with its last token, whether it was handed out or not."""
     line: PartitionBuffer[int] = PartitionBuffer()
-    offered: set[int] = set()
+    tokens: dict[int, int] = {}
     hand: list[int] = []
     finished: set[int] = set()
-    for step, number in steps:
+    for token, (step, number) in enumerate(steps):
         if step == "offer" and number not in finished:
-            line.offer(record(number), number)
-            offered.add(number)
+            line.offer(record(number), token)
+            tokens[number] = token
         elif step == "take":
             hand += offsets(line.take(number))
         elif step == "done":
-            done = [token for _, token in line.acknowledge(number)]
-            assert done == [offset for offset in hand if offset < number]
+            done = [offset for offset in hand if offset < number]
+            assert [token for _, token in line.acknowledge(number)] == [tokens[n] for n in done]
             finished |= set(done)
             hand = [offset for offset in hand if offset >= number]
         assert hand == sorted(set(hand))
-    while some := offsets(line.take(10)) + [token for _, token in line.acknowledge(1000)]:
+    while some := offsets(line.take(10)) + [one.offset for one, _ in line.acknowledge(1000)]:
         finished |= set(some)
 
-    assert finished == offered
+    assert finished == set(tokens)
     assert line.held == []

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,13 +22,7 @@ from headrace.streaming.records import NewRecord, TopicPartition
 from headrace.testing.virtual_time import TurnedClock
 
 HERE = TopicPartition("in", 0)
-
-
-class Message:
-    """What the client says of a record that was not written."""
-
-    def topic(self) -> str:
-        return "out"
+NOT_WRITTEN = Message(topic="out")
 
 
 class Client:
@@ -69,7 +63,7 @@ class Client:
         """One of the records that wait is over with."""
         _, report = self.waiting.pop(at % len(self.waiting))
         if fails:
-            report(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), Message())
+            report(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), NOT_WRITTEN)
 
 
 def writing_of(client: Client, clock: TurnedClock, *, lingers: bool = False) -> Writing:
@@ -207,7 +201,7 @@ class Transactional(Client):
 
     def commit_transaction(self, timeout_s: float) -> None:
         del timeout_s
-        self.waiting[0][1](KafkaError(self.record), Message())
+        self.waiting[0][1](KafkaError(self.record), NOT_WRITTEN)
         code = KafkaError.INVALID_PRODUCER_ID_MAPPING
         raise KafkaException(KafkaError(code, "not assigned to its transactional id"))
 

@@ -1,4 +1,4 @@
-"""Kafka sessions that end although the client reports no error."""
+"""Kafka sessions read what is theirs, and end although the client reports no error."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,18 +6,80 @@ from contextlib import suppress
 from typing import Any, cast
 
 import pytest
+from confluent_kafka import Consumer, KafkaError, Message
 from confluent_kafka import TopicPartition as KafkaPartition
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.core import UnavailableError
 from headrace.streaming.broker import Membership
 from headrace.streaming.brokers.kafka.client import ClientHealth
-from headrace.streaming.brokers.kafka.offsets import Assigning
-from headrace.streaming.brokers.kafka.session import STALLED_AFTER_S, KafkaSession
+from headrace.streaming.brokers.kafka.offsets import Assigning, PartitionOffsets
+from headrace.streaming.brokers.kafka.session import STALLED_AFTER_S, KafkaSession, KafkaSource
 from headrace.streaming.records import TopicPartition
 from headrace.testing.virtual_time import TurnedClock
 
-PLACE = TopicPartition("t", 0)
 SESSION_TIMEOUT_S = 10.0
+MEMBERSHIP = Membership(group="g", member="m", topics=("t",), session_timeout_s=SESSION_TIMEOUT_S)
+HELD = [TopicPartition("a", 0), TopicPartition("a", 1), TopicPartition("b", 0)]
+GONE = TopicPartition("b", 1)
+
+
+def assigning(clock: TurnedClock) -> Assigning:
+    return Assigning(
+        membership=MEMBERSHIP, is_cooperative=True, timeout_s=15.0, address="h:1", clock=clock
+    )
+
+
+class Filled:
+    """A consumer with these messages."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self.messages = messages
+
+    def poll(self, timeout_s: float) -> Message | None:
+        del timeout_s
+        return self.messages.pop(0) if self.messages else None
+
+    def consume(self, max_records: int, timeout_s: float) -> list[Message]:
+        del timeout_s
+        taken, self.messages = self.messages[:max_records], self.messages[max_records:]
+        return taken
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([*HELD, GONE]), st.booleans()), max_size=12),
+    st.integers(1, 12),
+)
+def test_records_of_held_partitions_come_in_order_whatever_stands_between_them(
+    steps: list[tuple[TopicPartition, bool]], max_records: int
+) -> None:
+    messages = [
+        Message(
+            topic=partition.topic,
+            partition=partition.partition,
+            offset=offset,
+            value=b"v",
+            timestamp=(1, 7000),
+            error=KafkaError(KafkaError._PARTITION_EOF) if is_end else None,
+        )
+        for offset, (partition, is_end) in enumerate(steps)
+    ]
+    positions = PartitionOffsets()
+    positions.hold(dict.fromkeys(HELD, 0))
+    client = Filled(messages)
+    source = KafkaSource(
+        cast("Consumer", client), positions, assigning(TurnedClock()), ClientHealth("h:1")
+    )
+    records = []
+    while client.messages:
+        records += source.take(max_records, 0)
+
+    assert [(record.topic_partition, record.offset) for record in records] == [
+        (partition, offset)
+        for offset, (partition, is_end) in enumerate(steps)
+        if partition in HELD and not is_end
+    ]
 
 
 class Client:
@@ -55,18 +117,12 @@ class Listener:
 def session(join_state: str, *, end: int = 5) -> tuple[KafkaSession, Client]:
     clock = TurnedClock()
     client = Client(clock)
-    membership = Membership(
-        group="g", member="m", topics=("t",), session_timeout_s=SESSION_TIMEOUT_S
-    )
-    assigning = Assigning(
-        membership=membership, is_cooperative=True, timeout_s=15.0, address="h:1", clock=clock
-    )
     health = ClientHealth("h:1")
     health.on_statistics(json.dumps({"cgrp": {"join_state": join_state}}))
     made = KafkaSession(
-        membership,
+        MEMBERSHIP,
         Listener(),
-        assigning,
+        assigning(clock),
         end_offsets=lambda partitions: dict.fromkeys(partitions, end),
         check_topic=lambda _: None,
         health=health,
@@ -94,23 +150,15 @@ def test_a_client_that_does_not_become_a_member_ends(state: str, limit_s: float)
     assert f"has not been a member of group 'g' for {limit_s + 1:.0f} s" in made.problem
 
 
-def test_a_member_goes_on_with_or_without_partitions() -> None:
-    made, client = session("steady")
+@pytest.mark.parametrize(
+    ("assigned", "end", "limit_s"), [([], 5, 60), ([0], 5, 60), ([0], 9, STALLED_AFTER_S)]
+)
+def test_a_member_goes_on_unless_a_partition_returns_nothing_of_what_it_has(
+    assigned: list[int], end: int, limit_s: float
+) -> None:
+    made, client = session("steady", end=end)
+    client.assign(*assigned)
 
-    assert polled(made, client) >= 60.0
+    assert limit_s <= polled(made, client) < limit_s + 3.0
     assert made.is_member
     assert not made.problem
-
-
-def test_a_partition_that_returns_nothing_of_what_it_has_ends_the_session() -> None:
-    made, client = session("steady", end=9)
-    client.assign(0)
-
-    assert STALLED_AFTER_S <= polled(made, client) < STALLED_AFTER_S + 3.0
-
-
-def test_a_partition_at_its_end_stalls_nothing() -> None:
-    made, client = session("steady", end=5)
-    client.assign(0)
-
-    assert polled(made, client) >= 60.0

@@ -19,36 +19,18 @@ HEADERS = st.lists(
 ).map(tuple)
 
 
-@given(ms=st.integers(0, 2**42 - 1), sequence=st.integers(0, 2**21 - 1))
-def test_an_id_of_redis_and_its_offset_are_one(ms: int, sequence: int) -> None:
-    offset = redis_link.offset_of(b"%d-%d" % (ms, sequence))
-
-    assert offset < 2**63
-    assert redis_link.id_of(offset) == b"%d-%d" % (ms, sequence)
-
-
 @given(st.lists(st.tuples(st.integers(0, 2**42 - 1), st.integers(0, 2**21 - 1)), max_size=9))
-def test_offsets_have_the_order_of_ids(ids: list[tuple[int, int]]) -> None:
-    by_offset = sorted(ids, key=lambda one: redis_link.offset_of(b"%d-%d" % one))
+def test_offsets_are_the_ids_of_redis_in_their_order(ids: list[tuple[int, int]]) -> None:
+    found = [redis_link.offset_of(b"%d-%d" % one) for one in sorted(ids)]
 
-    assert by_offset == sorted(ids)
+    assert found == sorted(found)
+    assert all(offset < 2**63 for offset in found)
+    assert [redis_link.id_of(offset) for offset in found] == [b"%d-%d" % one for one in sorted(ids)]
 
 
 def test_an_id_that_no_offset_holds_is_named() -> None:
     with pytest.raises(FailedPreconditionError, match="5-2097152"):
         redis_link.offset_of(b"5-2097152")
-
-
-@given(KEYS, KEYS, HEADERS)
-def test_a_record_comes_back_from_an_entry(
-    key: bytes | None, value: bytes | None, headers: tuple[Header, ...]
-) -> None:
-    record = NewRecord(topic="t", key=key, value=value, headers=headers, timestamp_s=12.5)
-    fields = redis_link.fields_of(record)
-    found = redis_link.record_of(PLACE, b"7-1", fields)
-
-    assert (found.key, found.value, found.headers) == (key, value, headers)
-    assert found.timestamp_s == 12.5
 
 
 @pytest.mark.parametrize(
@@ -77,14 +59,18 @@ def test_more_headers_than_redis_takes_are_refused() -> None:
 
 
 @given(KEYS, KEYS, HEADERS)
-def test_a_record_comes_back_from_a_message_of_nats(
+def test_a_record_comes_back_from_an_entry_of_redis_and_from_a_message_of_nats(
     key: bytes | None, value: bytes | None, headers: tuple[Header, ...]
 ) -> None:
-    record = NewRecord(topic="t", key=key, value=value, headers=headers)
+    record = NewRecord(topic="t", key=key, value=value, headers=headers, timestamp_s=12.5)
     lines = nats_messages.headers_of(record, sender="g")
-    found = nats_messages.record_of(PLACE, 3, value or b"", lines, written_s=1)
 
-    assert (found.key, found.value, found.headers) == (key, value, headers)
+    for found in (
+        redis_link.record_of(PLACE, b"7-1", redis_link.fields_of(record)),
+        nats_messages.record_of(PLACE, 3, value or b"", lines, written_s=1),
+    ):
+        assert (found.key, found.value, found.headers) == (key, value, headers)
+        assert found.timestamp_s == 12.5
     assert all(line.isascii() and line.isprintable() for line in lines.values())
 
 
@@ -109,13 +95,9 @@ def test_two_names_are_two_tokens(one: str, two: str) -> None:
     assert not set("".join(tokens)) & set(".*> \t\r\n/\\")
 
 
-@given(st.binary(max_size=30))
-def test_a_quoted_key_comes_back(key: bytes) -> None:
+@given(st.binary(max_size=30), HEADERS)
+def test_a_quoted_key_and_packed_headers_come_back(key: bytes, headers: tuple[Header, ...]) -> None:
     assert unquoted(quoted(key)) == key
-
-
-@given(HEADERS)
-def test_packed_headers_come_back(headers: tuple[Header, ...]) -> None:
     if headers:
         assert unpacked(packed(headers)) == headers
 

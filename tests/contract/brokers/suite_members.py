@@ -1,0 +1,324 @@
+"""A group goes on where it was or is put; members share it, and lose nothing when one goes."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
+from headrace.streaming.broker import Broker, ConsumerSession, Delivery, StartPosition
+from headrace.streaming.records import Record, TopicPartition
+from tests.contract.brokers.rig import (
+    Listener,
+    Rig,
+    after,
+    everything,
+    joined,
+    line_of,
+    member_process,
+    new_name,
+    new_topic,
+    numbered,
+    numbers,
+    settle,
+    take,
+    taken,
+)
+
+
+class Members:
+    def test_a_new_group_begins_at_the_latest_record_though_it_read_nothing(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker, records=5)
+        membership, listener = rig.membership(topic, start=StartPosition.LATEST), Listener()
+        with joined(broker, membership, listener) as session:
+            settle(session, lambda: bool(listener.held), within_s=rig.settles_s)
+            assert session.flush(rig.settles_s)
+        broker.send(numbered(topic, range(5, 8)))
+
+        with joined(broker, membership) as session:
+            found = take(session, 3, within_s=rig.settles_s)
+            broker.send(numbered(topic, [8]))
+            found += take(session, 1, within_s=rig.settles_s)
+
+        assert numbers(found) == [5, 6, 7, 8]
+
+    def test_a_new_group_begins_at_a_time(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker, records=5)
+        time.sleep(0.1)
+        start_s = time.time()  # noqa: TID251  # the time that is asked for
+        time.sleep(0.1)
+        broker.send(numbered(topic, range(5, 8)))
+
+        membership = rig.membership(topic, start=StartPosition.LATEST, start_s=start_s)
+        assert numbers(taken(broker, membership, 3, within_s=rig.settles_s)) == [5, 6, 7]
+
+    def test_a_group_that_has_read_goes_on_whatever_its_start(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker, records=10)
+        membership = rig.membership(topic)
+        with joined(broker, membership) as session:
+            found = take(session, 4, within_s=rig.settles_s, max_records=4)
+            session.produce([], after(found[:4]))
+            assert session.flush(rig.settles_s)
+
+        again = rig.membership(topic, group=membership.group, start=StartPosition.LATEST)
+        assert numbers(taken(broker, again, 6, within_s=rig.settles_s)) == [4, 5, 6, 7, 8, 9]
+
+    def test_what_is_done_stays_done_and_what_is_not_comes_again(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker, records=10)
+        membership = rig.membership(topic)
+        with joined(broker, membership) as session:
+            found = take(session, 10, within_s=rig.settles_s)
+            session.produce([], after(found[:6]))
+            assert session.flush(rig.settles_s)
+
+        again = taken(broker, membership, 4, within_s=rig.settles_s)
+        other = rig.membership(topic, group=membership.group, member="two")
+        once_more = taken(broker, other, 4, within_s=rig.settles_s)
+
+        assert {record.deliveries for record in found} == {1}
+        assert numbers(again) == [6, 7, 8, 9]
+        assert numbers(once_more) == [6, 7, 8, 9]
+        assert {one.deliveries for one in once_more} == {3 if rig.counts_deliveries else 1}
+
+    def test_a_member_with_a_state_of_its_own_says_where_it_reads(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker, records=10)
+        membership = rig.membership(topic)
+        with joined(broker, membership) as session:
+            found = take(session, 10, within_s=rig.settles_s)
+            session.produce([], after(found[:8]))
+            assert session.flush(rig.settles_s)
+
+        own = Listener(offsets={found[0].topic_partition: found[3].offset})
+        assert numbers(taken(broker, membership, 7, within_s=rig.settles_s, listener=own)) == list(
+            range(3, 10)
+        )
+
+    def test_a_state_that_names_a_place_which_was_not_gained_is_refused(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        strange = Listener(offsets={TopicPartition("elsewhere", 3): 0})
+        with (
+            joined(broker, rig.membership(new_topic(broker)), strange) as session,
+            pytest.raises(InvalidArgumentError, match="elsewhere"),
+        ):
+            take(session, 1, within_s=rig.settles_s)
+
+    def test_two_groups_read_all_each(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker, records=5)
+
+        with (
+            joined(broker, rig.membership(topic)) as one,
+            joined(broker, rig.membership(topic)) as two,
+        ):
+            assert numbers(take(one, 5, within_s=rig.settles_s)) == [0, 1, 2, 3, 4]
+            assert numbers(take(two, 5, within_s=rig.settles_s)) == [0, 1, 2, 3, 4]
+
+    def test_a_group_says_where_it_is(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker, records=10)
+        membership = rig.membership(topic)
+
+        assert broker.committed(new_name("nobody"), topic) == {}
+        with joined(broker, membership) as session:
+            found = take(session, 10, within_s=rig.settles_s)
+            session.produce([], after(found[:6]))
+            assert session.flush(rig.settles_s)
+            (committed,) = broker.committed(membership.group, topic).items()
+        partition, offset = committed
+
+        assert partition == TopicPartition(topic, 0)
+        assert found[5].offset < offset <= found[6].offset
+
+    def test_a_group_is_put_elsewhere_while_no_member_runs(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker, records=10)
+        membership = rig.membership(topic)
+        with joined(broker, membership) as session:
+            found = take(session, 10, within_s=rig.settles_s)
+            session.produce([], after(found))
+            assert session.flush(rig.settles_s)
+            with pytest.raises(FailedPreconditionError, match=membership.group):
+                broker.set_committed(membership.group, {found[0].topic_partition: found[7].offset})
+
+        self._put(rig, broker, membership.group, {found[0].topic_partition: found[7].offset})
+        assert numbers(taken(broker, membership, 3, within_s=rig.settles_s)) == [7, 8, 9]
+
+    def test_a_group_that_never_was_is_put_somewhere(self, rig: Rig, broker: Broker) -> None:
+        topic = new_topic(broker, records=10)
+        found = everything(broker, topic)
+        membership = rig.membership(topic, start=StartPosition.LATEST)
+        broker.set_committed(membership.group, {found[0].topic_partition: found[4].offset})
+
+        assert numbers(taken(broker, membership, 6, within_s=rig.settles_s)) == [4, 5, 6, 7, 8, 9]
+
+    @staticmethod
+    def _put(rig: Rig, broker: Broker, group: str, offsets: dict[TopicPartition, int]) -> None:
+        """A server may take a while to know that a member which comes back by name has left."""
+        deadline = time.monotonic() + rig.settles_s + rig.session_timeout_s
+        while True:
+            try:
+                return broker.set_committed(group, offsets)
+            except FailedPreconditionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    @pytest.mark.parametrize(
+        ("heir", "delivery"),
+        [("two", Delivery.AT_LEAST_ONCE), *(("one", delivery) for delivery in Delivery)],
+    )
+    def test_a_member_that_is_killed_is_replaced(
+        self, rig: Rig, broker: Broker, heir: str, delivery: Delivery
+    ) -> None:
+        if delivery is Delivery.EXACTLY_ONCE and not broker.abilities.exactly_once:
+            pytest.skip("this broker cannot deliver exactly once")
+        topic, sink, group = new_topic(broker, records=20), new_topic(broker), new_name("group")
+        membership = rig.membership(topic, group=group, delivery=delivery)
+        with member_process(rig, "half", membership, sink) as process:
+            assert line_of(process) == "joined"
+            assert line_of(process) == "holds"
+        done = numbers(everything(broker, sink))
+
+        found = taken(
+            broker,
+            replace(membership, member=heir),
+            20 - len(done),
+            within_s=rig.settles_s + rig.session_timeout_s,
+        )
+
+        assert done
+        assert numbers(found) == list(range(len(done), 20))
+
+    def test_members_share_what_comes_and_nothing_is_lost_when_one_goes(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic, group = new_topic(broker, partitions=4, records=100, keys=20), new_name("group")
+        found: list[Record] = []
+        first, second = Listener(), Listener()
+        can = broker.abilities.rebalances and broker.abilities.partitions
+
+        with joined(broker, rig.membership(topic, group=group), first) as one:
+            self._work(one, found)
+            deadline = time.monotonic() + rig.settles_s
+            while can and len(first.held) < 4:
+                assert time.monotonic() < deadline, first
+                self._work(one, found)
+            two = broker.join(rig.membership(topic, group=group, member="two"), second)
+            try:
+                deadline = time.monotonic() + rig.settles_s
+                while can and not (len(first.held) == len(second.held) == 2):
+                    assert time.monotonic() < deadline, (first, second)
+                    self._work(one, found)
+                    self._work(two, found)
+                assert not first.held & second.held or not can
+                broker.send(numbered(topic, range(100, 200), keys=20))
+                self._work(one, found)
+                self._work(two, found)
+            finally:
+                two.close()
+            deadline = time.monotonic() + rig.settles_s + rig.session_timeout_s
+            while len(set(numbers(found))) < 200 or (can and len(first.held) < 4):
+                assert time.monotonic() < deadline, sorted(set(range(200)) - set(numbers(found)))
+                self._work(one, found)
+
+        assert set(numbers(found)) == set(range(200))
+        if can:
+            assert len(first.given_away) == 2
+
+    @staticmethod
+    def _work(session: ConsumerSession, found: list[Record]) -> None:
+        some = session.poll(10, 0.1)
+        session.produce([], after(some))
+        found += some
+
+    def test_what_is_done_while_a_place_is_given_away_is_not_read_again(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        if not (broker.abilities.rebalances and broker.abilities.partitions):
+            pytest.skip("places do not move between members of this broker")
+        topic, group = new_topic(broker, partitions=2, records=40, keys=10), new_name("group")
+        first, second = Listener(), Listener()
+        with joined(broker, rig.membership(topic, group=group), first) as one:
+            found = take(one, 40, within_s=rig.settles_s)
+            first.before = lambda _: one.produce([], after(found))
+            two = broker.join(rig.membership(topic, group=group, member="two"), second)
+            try:
+                again: list[Record] = []
+                deadline = time.monotonic() + rig.settles_s
+                while not second.held:
+                    assert time.monotonic() < deadline
+                    again += one.poll(10, 0.1) + two.poll(10, 0.1)
+                again += two.poll(10, 0.3) + one.poll(10, 0.3)
+            finally:
+                two.close()
+
+        assert sorted(numbers(found)) == list(range(40))
+        assert again == []
+        assert first.lost_partitions == []
+
+    def test_a_member_that_polls_for_nothing_while_it_works_keeps_its_places(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic = new_topic(broker, records=5)
+        membership = rig.membership(topic)
+        listener = Listener()
+        with joined(broker, membership, listener) as session:
+            found = take(session, 5, within_s=rig.settles_s)
+            ends = time.monotonic() + 1.5 * rig.session_timeout_s
+            settle(session, lambda: time.monotonic() > ends, within_s=rig.settles_s + 60)
+            session.produce([], after(found))
+            assert session.flush(rig.settles_s)
+            assert listener.held == {TopicPartition(topic, 0)}
+            assert listener.told == 1
+
+        broker.send(numbered(topic, [5]))
+        assert numbers(taken(broker, membership, 1, within_s=rig.settles_s)) == [5]
+
+    def test_a_member_that_was_replaced_can_go_on_no_more(self, rig: Rig, broker: Broker) -> None:
+        if not broker.abilities.exactly_once:
+            pytest.skip("this broker does not keep members apart")
+        topic, sink = new_topic(broker, records=10), new_topic(broker)
+        membership = rig.membership(topic, delivery=Delivery.EXACTLY_ONCE)
+        zombie = broker.join(membership, Listener())
+        try:
+            found = take(zombie, 10, within_s=rig.settles_s)
+            with joined(broker, membership) as heir:
+                again = take(heir, 10, within_s=rig.settles_s)
+                with pytest.raises(HeadraceError):
+                    zombie.produce(numbered(sink, range(100, 110)), after(found))
+                heir.produce(numbered(sink, numbers(again)), after(again))
+        finally:
+            zombie.close()
+
+        assert numbers(again) == list(range(10))
+        assert numbers(everything(broker, sink)) == list(range(10))
+
+    def test_who_holds_records_and_works_keeps_them(self, rig: Rig, broker: Broker) -> None:
+        topic, group = new_topic(broker, records=5), new_name("group")
+        if broker.abilities.rebalances:
+            pytest.skip("records belong to the member that has their place")
+        with joined(broker, rig.membership(topic, group=group)) as slow:
+            found = take(slow, 5, within_s=rig.settles_s)
+            with joined(broker, rig.membership(topic, group=group, member="two")) as other:
+                deadline = time.monotonic() + 3 * rig.session_timeout_s
+                while time.monotonic() < deadline:
+                    assert slow.poll(0, 0.1) == []
+                    assert other.poll(10, 0.1) == []
+                slow.produce([], after(found))
+                assert slow.flush(rig.settles_s)
+                assert other.poll(10, 0.2) == []
+
+    def test_what_is_done_at_a_place_of_somebody_else_is_refused(
+        self, rig: Rig, broker: Broker
+    ) -> None:
+        topic, other = new_topic(broker), new_topic(broker)
+        with joined(broker, rig.membership(topic)) as session:
+            session.poll(1, 0)
+            with pytest.raises(HeadraceError, match=f"{other}/0 is (no longer|not) assigned"):
+                session.produce([], {TopicPartition(other, 0): 1})
