@@ -1,20 +1,18 @@
 """Asyncio client: calls do not block the event loop."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from random import Random
 from types import TracebackType
 from typing import Self
 
-from headrace.client.answers import Document, ModelMetadata, ServerMetadata, too_late
-from headrace.client.conversation import Conversation, Pause, ResultT, RetryPolicy, SendMessage
+from headrace.client.answers import Document, ModelMetadata, ServerMetadata
+from headrace.client.conversation import Conversation, ResultT, RetryPolicy
 from headrace.client.credentials import FilePath, connection_options, parse_target, trust_of
 from headrace.client.session import ClientSession
 from headrace.client.tensors import TensorLike
-from headrace.client.wires import async_transport, wire_for
+from headrace.client.wires import async_transport, run_async, wire_for
 from headrace.core import (
     Clock,
-    HeadraceError,
     InferResponse,
     ModelSignature,
     Parameters,
@@ -186,25 +184,4 @@ class AsyncClient:
         await self.aclose()
 
     async def _run(self, conversation: Conversation[ResultT]) -> ResultT:
-        try:
-            step = next(conversation)
-            while True:
-                try:
-                    reply = await self._act(step)
-                except HeadraceError as error:
-                    step = conversation.throw(error)
-                else:
-                    step = conversation.send(reply)
-        except StopIteration as stop:
-            result: ResultT = stop.value
-            return result
-
-    async def _act(self, step: SendMessage | Pause) -> object:
-        if isinstance(step, Pause):
-            await asyncio.sleep(step.delay_s)
-            return None
-        try:
-            async with asyncio.timeout(step.timeout_s):
-                return await self._transport.send(step)
-        except TimeoutError:
-            raise too_late(step.timeout_s) from None
+        return await run_async(conversation, self._transport)

@@ -1,20 +1,18 @@
 """Blocking client: each call blocks until its response or its timeout."""
 
-import time
 from collections.abc import Mapping, Sequence
 from random import Random
 from types import TracebackType
 from typing import Self
 
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata
-from headrace.client.conversation import Conversation, Pause, ResultT, RetryPolicy, SendMessage
+from headrace.client.conversation import Conversation, ResultT, RetryPolicy
 from headrace.client.credentials import FilePath, connection_options, parse_target, trust_of
 from headrace.client.session import ClientSession
 from headrace.client.tensors import TensorLike
-from headrace.client.wires import blocking_transport, wire_for
+from headrace.client.wires import blocking_transport, run_blocking, wire_for
 from headrace.core import (
     Clock,
-    HeadraceError,
     InferResponse,
     ModelSignature,
     Parameters,
@@ -185,21 +183,4 @@ class Client:
         self.close()
 
     def _run(self, conversation: Conversation[ResultT]) -> ResultT:
-        try:
-            step = next(conversation)
-            while True:
-                try:
-                    reply = self._act(step)
-                except HeadraceError as error:
-                    step = conversation.throw(error)
-                else:
-                    step = conversation.send(reply)
-        except StopIteration as stop:
-            result: ResultT = stop.value
-            return result
-
-    def _act(self, step: SendMessage | Pause) -> object:
-        if isinstance(step, SendMessage):
-            return self._transport.send(step)
-        time.sleep(step.delay_s)
-        return None
+        return run_blocking(conversation, self._transport)

@@ -5,12 +5,14 @@ exception; it yields `Pause` and is resumed afterwards; it returns the result. T
 asynchronous client thus differ only in how they wait, and tests need neither network nor time.
 """
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from random import Random
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar
 
+from headrace.client.answers import ConnectionLostError
 from headrace.core import (
     Clock,
     DeadlineExceededError,
@@ -150,9 +152,40 @@ class Attempts:
     budget: RetryBudget
     clock: Clock
     random: Random
+    attempt_timeout_s: float | None = None
+    """Timeout of each attempt of a request without a deadline."""
+    retry_for_s: float | None = None
+    """Seconds after its first failure for which a request without a deadline is retried."""
+    can_repeat: bool = False
+    """Whether a request may run twice: it is then retried after a lost connection, too."""
+
+    @classmethod
+    def of_offline_run(
+        cls, *, timeout_s: float, retry_for_s: float, clock: Clock, random: Random
+    ) -> "Attempts":
+        """Return the attempts of a run that waits for an overloaded or restarting server.
+
+        Args:
+            timeout_s: Timeout of each attempt.
+            retry_for_s: Time after its first failure for which a request is retried.
+        """
+        return cls(
+            policy=RetryPolicy(
+                max_attempts=1 << 30,
+                base_delay_s=0.5,
+                max_delay_s=30.0,
+                max_retry_after_s=retry_for_s,
+            ),
+            budget=RetryBudget(ratio=0.0, reserve=math.inf),
+            clock=clock,
+            random=random,
+            attempt_timeout_s=timeout_s,
+            retry_for_s=retry_for_s,
+            can_repeat=True,
+        )
 
     def run(
-        self, exchange: ProtocolExchange[ResultT], deadline: float | None
+        self, exchange: ProtocolExchange[ResultT], deadline: float | None = None
     ) -> Conversation[ResultT]:
         """Return the conversation for `exchange`; `deadline` is monotonic.
 
@@ -161,16 +194,23 @@ class Attempts:
             HeadraceError: The error of the last attempt.
         """
         self.budget.earn()
-        tries = 0
+        tries, until = 0, deadline
         while True:
             tries += 1
             try:
                 reply = yield SendMessage(exchange.message, self._left(deadline))
                 return exchange.read(reply)
-            except HeadraceError as error:
-                delay_s = self._delay_s(error, tries, deadline)
-                if delay_s is None:
+            except ConnectionLostError as error:
+                if not self.can_repeat:
                     raise
+                problem: HeadraceError = UnavailableError(str(error), retry_after_s=None)
+            except HeadraceError as error:
+                problem = error
+            if until is None and self.retry_for_s is not None:
+                until = self.clock.monotonic() + self.retry_for_s
+            delay_s = self._delay_s(problem, tries, until)
+            if delay_s is None:
+                raise problem
             yield Pause(delay_s)
 
     def once(
@@ -192,7 +232,7 @@ class Attempts:
 
     def _left(self, deadline: float | None) -> float | None:
         if deadline is None:
-            return None
+            return self.attempt_timeout_s
         left = deadline - self.clock.monotonic()
         if left <= 0:
             msg = "the timeout passed before the request could be sent"

@@ -71,11 +71,23 @@ def post(
     Raises:
         HeadraceError: The server refused the request, or did not answer.
     """
-    message = HttpMessage(
-        method="POST", path=path, headers={"content-type": "application/json"}, content=content
-    )
-    reply = transport.send(SendMessage(message, timeout_s))
+    reply = transport.send(SendMessage(json_request(path, content), timeout_s))
     assert isinstance(reply, HttpReply)
+    return body_of(reply)
+
+
+def json_request(path: str, content: bytes) -> HttpMessage:
+    """Return the request with a JSON body."""
+    headers = {"content-type": "application/json"}
+    return HttpMessage(method="POST", path=path, headers=headers, content=content)
+
+
+def body_of(reply: HttpReply) -> bytes:
+    """Return the body of an answer.
+
+    Raises:
+        HeadraceError: The server refused the request.
+    """
     if reply.status != _OK:
         raise error_from_http(reply.status, reply.body, reply.headers)
     return reply.body

@@ -3,18 +3,16 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from random import Random
 from typing import Final
 
 import orjson
 
-from headrace.client import ConnectionLostError, ProtocolError, RetryPolicy
-from headrace.client.conversation import retry_delay_s
-from headrace.client.openai import post, read_embeddings, texts_of
-from headrace.client.wires import BlockingTransport
+from headrace.client import ProtocolError
+from headrace.client.conversation import Attempts, ProtocolExchange
+from headrace.client.openai import body_of, json_request, read_embeddings, texts_of
+from headrace.client.wires import BlockingTransport, run_blocking
 from headrace.core import (
     Array,
-    Clock,
     Datatype,
     HeadraceError,
     InvalidArgumentError,
@@ -46,12 +44,7 @@ class EmbeddingsEndpoint:
     endpoint: str
     dimensions: int | None = None
     """Numbers of each vector; None for those of the model."""
-    timeout_s: float = 600.0
-    """Timeout of a request."""
-    retry_for_s: float = 600.0
-    """Time for which a request is retried after its first 429, 503 or lost connection."""
-    clock: Clock
-    random: Random
+    attempts: Attempts
     sleep: Callable[[float], object] = time.sleep
     concurrent: bool = True
     signature: ModelSignature = field(init=False)
@@ -114,29 +107,8 @@ class EmbeddingsEndpoint:
         }
         if self.dimensions is not None:
             body["dimensions"] = self.dimensions
-        path, content = EMBEDDINGS_PATH.decode(), orjson.dumps(body)
-        policy = RetryPolicy(
-            max_attempts=1 << 30, base_delay_s=0.5, max_delay_s=30.0, max_retry_after_s=60.0
+        exchange = ProtocolExchange(
+            message=json_request(EMBEDDINGS_PATH.decode(), orjson.dumps(body)),
+            read=lambda reply: read_embeddings(body_of(reply), len(texts)),
         )
-        until = self.clock.monotonic() + self.timeout_s + self.retry_for_s
-        tries = 0
-        while True:
-            tries += 1
-            problem: HeadraceError
-            try:
-                answer = post(self.transport, path, content, timeout_s=self.timeout_s)
-                return read_embeddings(answer, len(texts))
-            except ConnectionLostError as error:
-                problem = UnavailableError(str(error), retry_after_s=None)
-            except (OverloadedError, UnavailableError) as error:
-                problem = error
-            delay_s = retry_delay_s(
-                policy,
-                problem,
-                tries=tries,
-                remaining_s=until - self.clock.monotonic(),
-                chance=self.random.random(),
-            )
-            if delay_s is None:
-                raise problem
-            self.sleep(delay_s)
+        return run_blocking(self.attempts.run(exchange), self.transport, pause=self.sleep)

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import IO, Final
 
-from headrace.client import ConnectionLostError, ProtocolError, RetryPolicy
-from headrace.client.conversation import SendMessage, retry_delay_s
+from headrace.client import ProtocolError
+from headrace.client.conversation import Attempts, ProtocolExchange
 from headrace.client.http_transport import HttpMessage, HttpReply
-from headrace.client.wires import AsyncTransport
+from headrace.client.wires import AsyncTransport, run_async
 from headrace.core import (
     Clock,
+    DeadlineExceededError,
     FailedPreconditionError,
     HeadraceError,
     InvalidArgumentError,
@@ -63,11 +63,6 @@ class BatchRequest:
     """The only path that lines may call; empty for all of `PATHS`."""
     concurrency: int = 32
     """Requests at once."""
-    timeout_s: float = 600.0
-    """Timeout of a request."""
-    retry_for_s: float = 600.0
-    """Time for which a line is retried after its first 429 or 503, and for which an unreachable
-    gateway is called."""
     expires_at: float | None = None
     """Time in seconds since 1970 after which lines without a result get `batch_expired`."""
     is_cancelled: bool = False
@@ -113,7 +108,7 @@ class OpenaiBatch:
     transport: AsyncTransport
     """Transport to the gateway, with the credentials of the caller."""
     clock: Clock
-    random: Random
+    attempts: Attempts
     on_progress: Callable[[BatchCounts], None] = field(default=lambda _: None)
     counts: BatchCounts = field(init=False, default_factory=BatchCounts)
     _shown_at: float = field(init=False, default=0.0)
@@ -126,7 +121,7 @@ class OpenaiBatch:
             FailedPreconditionError: Another run writes this output, or it is that of another input.
             InvalidArgumentError: The input cannot be read.
             UnauthenticatedError: The first answer says that the credentials are not valid.
-            UnavailableError: The gateway was not reachable for `retry_for_s`.
+            UnavailableError: The gateway was not reachable for the time of `attempts`.
         """
         request = self.request
         if request.output == request.error_file:
@@ -228,11 +223,11 @@ class OpenaiBatch:
         elif left_s is None or left_s > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
-                    return await self._attempts(line_id, line)
+                    return await self._answer(line_id, line)
         error = LineError(code=code, message=message)
         return ResultLine(id=line_id, custom_id=line.custom_id, error=error)
 
-    async def _attempts(self, line_id: str, line: RequestLine) -> ResultLine:
+    async def _answer(self, line_id: str, line: RequestLine) -> ResultLine:
         message = HttpMessage(
             method="POST",
             path=line.url,
@@ -240,54 +235,33 @@ class OpenaiBatch:
             content=bytes(line.body),
             max_reply_bytes=MAX_ANSWER_BYTES,
         )
-        retry_for_s = self.request.retry_for_s
-        policy = RetryPolicy(
-            max_attempts=1 << 30,
-            base_delay_s=0.5,
-            max_delay_s=30.0,
-            max_retry_after_s=retry_for_s,
-        )
-        tries, first_failure_at = 0, None
-        while True:
-            tries += 1
-            result: ResultLine | None = None
-            problem: HeadraceError
-            try:
-                async with asyncio.timeout(self.request.timeout_s):
-                    reply = await self.transport.send(SendMessage(message, self.request.timeout_s))
-                assert isinstance(reply, HttpReply)
-                result = read_reply(line_id, line.custom_id, reply)
-                is_refused = reply.status == _UNAUTHENTICATED and not self._is_authenticated
-                if reply.status not in _RETRIED and not is_refused:
-                    self._is_authenticated = True
-                    return result
-                problem = error_from_http(reply.status, reply.body, reply.headers)
-                if is_refused:
-                    raise problem
-            except TimeoutError:
-                text = f"no answer within {self.request.timeout_s:g} s"
-                timeout = LineError(code=ResultCode.REQUEST_TIMEOUT, message=text)
-                return ResultLine(id=line_id, custom_id=line.custom_id, error=timeout)
-            except ProtocolError as error:
-                invalid = LineError(code=ResultCode.INVALID_RESPONSE, message=str(error))
-                return ResultLine(id=line_id, custom_id=line.custom_id, error=invalid)
-            except ConnectionLostError as error:
-                # A request may run twice, which changes nothing on the server.
-                problem = UnavailableError(str(error), retry_after_s=None)
-            except UnavailableError as error:
-                problem = error
-            now = self.clock.monotonic()
-            first_failure_at = now if first_failure_at is None else first_failure_at
-            delay_s = retry_delay_s(
-                policy,
-                problem,
-                tries=tries,
-                remaining_s=first_failure_at + retry_for_s - now,
-                chance=self.random.random(),
-            )
-            if delay_s is None:
-                if result is None:
-                    raise problem
+        refusal: ResultLine | None = None
+
+        def read(reply: HttpReply) -> ResultLine:
+            nonlocal refusal
+            result = read_reply(line_id, line.custom_id, reply)
+            is_refused = reply.status == _UNAUTHENTICATED and not self._is_authenticated
+            if reply.status not in _RETRIED and not is_refused:
+                self._is_authenticated = True
                 return result
+            refusal = None if is_refused else result
+            raise error_from_http(reply.status, reply.body, reply.headers)
+
+        async def pause(delay_s: float) -> None:
+            nonlocal refusal
+            refusal = None
             self.counts.retries += 1
             await asyncio.sleep(delay_s)
+
+        conversation = self.attempts.run(ProtocolExchange(message=message, read=read))
+        try:
+            return await run_async(conversation, self.transport, pause=pause)
+        except DeadlineExceededError as error:
+            failure = LineError(code=ResultCode.REQUEST_TIMEOUT, message=str(error))
+        except ProtocolError as error:
+            failure = LineError(code=ResultCode.INVALID_RESPONSE, message=str(error))
+        except HeadraceError:
+            if refusal is None:
+                raise
+            return refusal
+        return ResultLine(id=line_id, custom_id=line.custom_id, error=failure)

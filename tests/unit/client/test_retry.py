@@ -1,9 +1,18 @@
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.client import NO_RETRIES, ConnectionLostError, RetryPolicy
-from headrace.client.conversation import RetryBudget, retry_delay_s
+from headrace.client.conversation import (
+    Attempts,
+    ProtocolExchange,
+    RetryBudget,
+    SendMessage,
+    retry_delay_s,
+)
+from headrace.client.wires import run_blocking
 from headrace.core import (
     DeadlineExceededError,
     HeadraceError,
@@ -14,6 +23,7 @@ from headrace.core import (
     RuntimeFailedError,
     UnavailableError,
 )
+from headrace.testing.virtual_time import TurnedClock
 
 POLICY = RetryPolicy(max_attempts=4, base_delay_s=0.1, max_delay_s=1.0)
 UNAVAILABLE = UnavailableError("starting", retry_after_s=None)
@@ -116,3 +126,48 @@ def test_an_exhausted_budget_recovers_with_requests() -> None:
     for _ in range(5):
         budget.earn()
     assert budget.spend()
+
+
+def outcomes(
+    clock: TurnedClock, *replies: object, **settings: float
+) -> tuple[object, list[tuple[float, float | None]]]:
+    """Run one request of an offline run; return its result, and when attempts were made."""
+    attempts = Attempts.of_offline_run(
+        **{"timeout_s": 5.0, "retry_for_s": 60.0} | settings,
+        clock=clock,
+        random=Random(1),  # noqa: S311  # a test
+    )
+    script, sent = iter(replies), []
+
+    class Server:
+        def send(self, send: SendMessage) -> object:
+            sent.append((clock.monotonic(), send.timeout_s))
+            reply = next(script)
+            if isinstance(reply, HeadraceError):
+                raise reply
+            return reply
+
+        def close(self) -> None:
+            """Nothing to close."""
+
+    conversation = attempts.run(ProtocolExchange(message="m", read=lambda reply: reply))
+    return run_blocking(conversation, Server(), pause=clock.turn), sent
+
+
+def test_an_offline_run_waits_for_its_server_and_sends_a_lost_request_again() -> None:
+    lost, full = ConnectionLostError("lost"), OverloadedError("full", retry_after_s=40.0)
+
+    result, sent = outcomes(TurnedClock(), UNAVAILABLE, lost, full, "answer")
+
+    assert result == "answer"
+    assert [timeout_s for _, timeout_s in sent] == [5.0] * 4
+    assert sent[3][0] - sent[2][0] >= 40
+
+
+def test_an_offline_run_gives_up_after_its_time() -> None:
+    with pytest.raises(UnavailableError, match="lost"):
+        outcomes(TurnedClock(), *[ConnectionLostError("lost")] * 1000)
+    with pytest.raises(OverloadedError):
+        outcomes(TurnedClock(), OverloadedError("full", retry_after_s=61.0))
+    with pytest.raises(InvalidArgumentError):
+        outcomes(TurnedClock(), InvalidArgumentError("wrong"))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.client.answers import ConnectionLostError, ProtocolError
-from headrace.client.conversation import SendMessage
+from headrace.client.conversation import Attempts, SendMessage
 from headrace.client.http_transport import HttpReply
 from headrace.core import (
     FailedPreconditionError,
@@ -69,7 +69,13 @@ class Gateway:
 
 
 def run(
-    folder: Path, gateway: Gateway, seen: list[float] | None = None, **changes: object
+    folder: Path,
+    gateway: Gateway,
+    seen: list[float] | None = None,
+    *,
+    timeout_s: float = 600.0,
+    retry_for_s: float = 600.0,
+    **changes: object,
 ) -> BatchCounts:
     """Run the batch of `in.jsonl` in virtual time; `seen` gets the seconds that it took."""
     values: dict[str, Any] = {"input": folder / "in.jsonl", "output": folder / "out.jsonl"}
@@ -77,7 +83,13 @@ def run(
 
     async def main() -> BatchCounts:
         clock = LoopClock()
-        batch = OpenaiBatch(request=request, transport=gateway, clock=clock, random=Random(1))  # noqa: S311  # a test
+        attempts = Attempts.of_offline_run(
+            timeout_s=timeout_s,
+            retry_for_s=retry_for_s,
+            clock=clock,
+            random=Random(1),  # noqa: S311  # a test
+        )
+        batch = OpenaiBatch(request=request, transport=gateway, clock=clock, attempts=attempts)
         try:
             return await batch.run()
         finally:
@@ -244,7 +256,8 @@ def test_a_slow_answer_is_a_timeout_of_its_line(tmp_path: Path) -> None:
     run(tmp_path, Gateway(delay_s=100.0), timeout_s=5.0)
 
     (result,) = results(tmp_path / "out.jsonl")
-    assert result["error"] == {"code": "request_timeout", "message": "no answer within 5 s"}
+    message = "the server did not answer within 5 s"
+    assert result["error"] == {"code": "request_timeout", "message": message}
 
 
 def test_a_batch_expires_and_is_cancelled(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from headrace.cli.base.connection import CommandTarget
 from headrace.cli.base.options import CallerOptions
 from headrace.cli.batch.model import Chosen
 from headrace.cli.batch.openai import gateway_connection
+from headrace.client.conversation import Attempts
 from headrace.client.wires import blocking_transport
 from headrace.core import ReplicaSettings, SystemClock
 from headrace.jobs.embeddings import EMBEDDING, EmbeddingsEndpoint
@@ -34,10 +35,12 @@ def embedding_loader(
             transport=blocking_transport(server, connections),
             endpoint=options.endpoint,
             dimensions=options.dimensions,
-            timeout_s=options.timeout_s,
-            retry_for_s=options.retry_for_s,
-            clock=SystemClock(),
-            random=Random(),  # noqa: S311  # jitter, no secret
+            attempts=Attempts.of_offline_run(
+                timeout_s=options.timeout_s,
+                retry_for_s=options.retry_for_s,
+                clock=SystemClock(),
+                random=Random(),  # noqa: S311  # jitter, no secret
+            ),
         )
         scorer = endpoint.load()
         output = scorer.signature.output(EMBEDDING)

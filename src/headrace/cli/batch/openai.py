@@ -131,6 +131,7 @@ def openai(
     """
     import msgspec
 
+    from headrace.client.conversation import Attempts
     from headrace.client.wires import async_transport
     from headrace.core import SystemClock
     from headrace.core.files import write_atomic
@@ -144,8 +145,6 @@ def openai(
         error_file=options.error_file,
         path=options.path,
         concurrency=options.concurrency,
-        timeout_s=options.timeout_s,
-        retry_for_s=options.retry_for_s,
         expires_at=options.expires_at,
         is_cancelled=options.cancelled,
     )
@@ -161,11 +160,17 @@ def openai(
 
         async def run() -> BatchCounts:
             transport = async_transport(server, connections)
+            clock = SystemClock()
             batch = OpenaiBatch(
                 request=request,
                 transport=transport,
-                clock=SystemClock(),
-                random=Random(),  # noqa: S311  # jitter, no secret
+                clock=clock,
+                attempts=Attempts.of_offline_run(
+                    timeout_s=options.timeout_s,
+                    retry_for_s=options.retry_for_s,
+                    clock=clock,
+                    random=Random(),  # noqa: S311  # jitter, no secret
+                ),
                 on_progress=on_progress,
             )
             task = asyncio.current_task()
