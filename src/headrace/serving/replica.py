@@ -220,10 +220,24 @@ async def _answer(
     return is_idle
 
 
+async def _load_of(model: GgufModel) -> LlmLoad | None:
+    """Return the load of a language model; None if llama.cpp does not tell it."""
+    try:
+        return await in_daemon_thread(model.load, name="load", dispose=_ignore)
+    except HeadraceError as error:
+        _log.debug("%s", error)
+        return None
+
+
 async def _watch_load(state: ReplicaState, model: GgufModel) -> None:
-    """Keep the load of a language model in `state` until cancelled."""
+    """Keep the newest load of a language model in `state` until cancelled."""
+    is_reported = False
     while True:
-        state.llm = await in_daemon_thread(model.load, name="load", dispose=_ignore)
+        load = await _load_of(model)
+        if load is None and not is_reported:
+            is_reported = True
+            _log.warning("llama.cpp does not tell its load: autoscaling does not see its requests")
+        state.llm = load or state.llm
         await asyncio.sleep(_LOAD_EVERY_S)
 
 
@@ -234,8 +248,8 @@ async def _generated(model: GgufModel, *, until: float) -> None:
         async with asyncio.timeout(until - time.monotonic()):
             # The last bytes are sent shortly after the end of a request.
             while idle < _IDLE_CHECKS:
-                load = await in_daemon_thread(model.load, name="drain", dispose=_ignore)
-                idle = idle + 1 if load.in_flight == 0 else 0
+                load = await _load_of(model)
+                idle = idle + 1 if load is not None and load.in_flight == 0 else 0
                 await asyncio.sleep(_IDLE_S)
 
 

@@ -134,6 +134,26 @@ def test_its_load_is_reported(replica: Replica) -> None:
     assert after["run_s"] > before["run_s"]
 
 
+def test_a_replica_without_metrics_of_llama_cpp_serves_and_warns_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import xllamacpp\n"
+        "class Server(xllamacpp.Server):\n"
+        "    def handle_metrics(self):\n"
+        "        return 'llamacpp:requests_processing many'\n"
+        "xllamacpp.Server = Server\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    settings = {"uds": str(tmp_path / "http.sock"), "drain_timeout_s": 1.0, **ONE_THREAD}
+    with running(tmp_path, model, **settings) as replica:
+        time.sleep(1.5)  # three readings
+        assert "Paris" in chat(replica)["choices"][0]["message"]["content"]
+        assert stop(replica) == 0
+
+    assert replica.log_text().count("does not tell its load") == 1
+
+
 def test_embeddings_of_a_chat_model_are_refused_unless_a_pooling_is_set(
     replica: Replica, model: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from headrace.core import (
     InvalidArgumentError,
     ModelSignature,
+    RuntimeFailedError,
     Tensors,
     UnsupportedModelError,
 )
@@ -170,16 +171,24 @@ class GgufModel:
             bound.rename(address)
 
     def load(self) -> LlmLoad:
-        """Return the load; none before `serve`. Blocks while tokens are computed, seldom 1 s."""
+        """Return the load; none before `serve`. Blocks while tokens are computed, seldom 1 s.
+
+        Raises:
+            RuntimeFailedError: llama.cpp's metrics cannot be read.
+        """
         if self._server is None:
             return LlmLoad()
-        metrics = dict(_METRIC.findall(self._server.handle_metrics()))
-        return LlmLoad(
-            running=int(metrics["requests_processing"]),
-            waiting=int(metrics["requests_deferred"]),
-            run_s=float(metrics["prompt_seconds_total"])
-            + float(metrics["tokens_predicted_seconds_total"]),
-        )
+        try:
+            metrics = dict(_METRIC.findall(self._server.handle_metrics()))
+            return LlmLoad(
+                running=int(metrics["requests_processing"]),
+                waiting=int(metrics["requests_deferred"]),
+                run_s=float(metrics["prompt_seconds_total"])
+                + float(metrics["tokens_predicted_seconds_total"]),
+            )
+        except Exception as error:  # what the library raises is not documented
+            reason = f"{type(error).__name__}: {error}"
+            raise RuntimeFailedError(f"cannot read llama.cpp's metrics: {reason}") from error
 
     def close(self) -> None:
         """Stop the server: requests in progress are cut."""
