@@ -89,11 +89,19 @@ local function refuse(handle, status, text)
 end
 
 -- The positions around the model's name in a form with files: of the part that is called `model`.
-local function in_form(text)
-  local at = text:find('\r\n[Cc]ontent%-[Dd]isposition:[^\r\n]*; ?name="?model"?[\r;]')
-  if at == nil then return nil end
-  local first, last = text:match("^.-\r\n\r\n()[^\r\n]*()\r\n", at + 2)
-  return {first - 1, last}
+-- Parts begin behind a boundary only: an uploaded file may hold a form, too.
+local function in_form(text, content_type)
+  local mark = "\r\n--" .. content_type:match('[; ]boundary="?([^";]+)')
+  local begins = text:sub(1, #mark - 2) == mark:sub(3)
+  local last = begins and #mark - 2 or select(2, text:find(mark, 1, true))
+  while last ~= nil do
+    local first = select(2, text:find("\r\n\r\n", last, true))
+    local stop, after = text:find(mark, first or #text, true)
+    if stop == nil then return nil end
+    local pattern = '\r\n[Cc]ontent%-[Dd]isposition:[^\r\n]-; ?name="?([^\r";]*)'
+    if text:sub(last, first):match(pattern) == "model" then return {first, stop} end
+    last = after
+  end
 end
 
 -- The body with a request for the stream's usage, and how many bytes were added before the model.
@@ -130,7 +138,7 @@ local function read(handle, headers, body)
   local text = body:getBytes(0, body:length())
   local found, place = {}, nil
   if (headers:get("content-type") or ""):find("^multipart/form%-data") then
-    place = in_form(text)
+    place = in_form(text, headers:get("content-type"))
   else
     local after
     found, after = members(text, 1)

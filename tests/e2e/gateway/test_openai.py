@@ -280,9 +280,22 @@ async def test_a_form_with_files_names_its_model_too(lab: Lab, stub: Stub) -> No
     async with started(lab, endpoint("speech", stub.upstream())) as http:
         file = {"file": ("a.wav", b"RIFF\r\nmodel")}
         answer = await http.post("/v1/audio/transcriptions", files=file, data={"model": "speech"})
+        told = stub.seen()[-1]
+        # A file that holds a form, in front of the model's name.
+        name = b'Content-Disposition: form-data; name="model"\r\n\r\n'
+        inner = b"--x\r\n" + name + b"other\r\n--x--\r\n"
+        file_head = b'Content-Disposition: form-data; name="file"; filename="a; name=model"\r\n\r\n'
+        parts = (file_head + inner, name + b"speech")
+        form = b"".join(b"--out.er\r\n" + part + b"\r\n" for part in parts) + b"--out.er--\r\n"
+        as_form = {"content-type": 'multipart/form-data; boundary="out.er"'}
+        again = await http.post("/v1/audio/transcriptions", content=form, headers=as_form)
+        lacking = await http.post(
+            "/v1/audio/transcriptions", content=form.replace(parts[1], b"\r\n\r\n"), headers=as_form
+        )
 
-    assert answer.json()["text"] == "hello"
-    told = stub.seen()[-1]
+    assert answer.json()["text"] == again.json()["text"] == "hello"
+    assert stub.seen()[-1]["form"].encode() == form.replace(b"speech", MODEL.encode())
+    assert "you must provide a model" in lacking.json()["error"]["message"]
     assert f'name="model"\r\n\r\n{MODEL}\r\n' in told["form"]
     assert len(told["form"]) == int(told["headers"]["content-length"])
 
