@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from headrace.control.jobs import bulk
-from headrace.control.jobs.bulk import BulkFile, BulkStore, page
+from headrace.control.jobs.bulk import BulkFile, BulkStore, RequestCounts, page
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
@@ -127,6 +127,24 @@ async def test_batches_are_read_again_and_a_damaged_record_is_left_out(store: Bu
     later.load()
 
     assert {batch.id: batch.status for batch in later.of("alice")} == {first: "in_progress"}
+
+
+async def test_progress_is_shown_at_once_and_stored_with_the_next_change(store: BulkStore) -> None:
+    file = await add(store, "alice", b"{}\n")
+    batch_id = create(store, "alice", file.id)
+    counts = RequestCounts(total=9, completed=4, failed=1)
+
+    def stored() -> RequestCounts:
+        later = BulkStore(root=store.root, clock=TurnedClock())
+        later.load()
+        return later.batch("alice", batch_id).request_counts
+
+    store.show(batch_id, counts)
+
+    assert store.batch("alice", batch_id).request_counts == counts
+    assert stored() == RequestCounts()
+    store.change(batch_id, status="finalizing")
+    assert stored() == counts
 
 
 async def test_unfinished_batches_are_bounded_and_old_ones_make_room(

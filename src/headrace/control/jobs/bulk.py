@@ -325,6 +325,12 @@ class BulkStore:
         self.save(msgspec.structs.replace(stored, batch=batch))
         return batch
 
+    def show(self, batch_id: str, counts: RequestCounts) -> None:
+        """Show a batch's progress, which its run has on the disk; the next change stores it."""
+        stored = self.batches[batch_id]
+        batch = msgspec.structs.replace(stored.batch, request_counts=counts)
+        self.batches[batch_id] = msgspec.structs.replace(stored, batch=batch)
+
     def save(self, stored: StoredBatch) -> None:
         """Store a batch."""
         path = self._record(stored.owner, stored.batch.id)

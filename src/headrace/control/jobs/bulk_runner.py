@@ -36,7 +36,7 @@ from headrace.core.backoff import Backoff
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import make_private_dir, size_of
 from headrace.core.processes import python_module
-from headrace.jobs.openai_lines import BatchCounts, read_lines
+from headrace.jobs.openai_lines import read_lines
 
 MAX_CONCURRENT: Final = 2
 """Batches that run at once."""
@@ -241,7 +241,7 @@ class BulkRunner:
         try:
             while not (await asyncio.wait({waiting}, timeout=_POLL_S))[0]:
                 process.extend(lease_clock() + _LEASE_S)
-                self._show_progress(batch_id, work)
+                await self._show_progress(batch_id, work)
                 status = self.store.batches[batch_id].batch.status
                 failure = failure or await self._problem(stored, work)
                 if failure is not None or (status == "cancelling" and not is_cancelling):
@@ -252,7 +252,7 @@ class BulkRunner:
             raise
         finally:
             process.kill()
-        self._show_progress(batch_id, work)
+        await self._show_progress(batch_id, work)
         if failure is not None:
             self._fail(batch_id, *failure)
             return None
@@ -279,14 +279,10 @@ class BulkRunner:
             if key.created_by.startswith(actor) and key.is_valid(now):
                 await self.keys.revoke(key, actor=key.created_by)
 
-    def _show_progress(self, batch_id: str, work: Path) -> None:
+    async def _show_progress(self, batch_id: str, work: Path) -> None:
         with contextlib.suppress(OSError, *UNDECODABLE):
-            counts = msgspec.json.decode((work / "progress.json").read_bytes(), type=BatchCounts)
-            shown = RequestCounts(
-                total=counts.total, completed=counts.completed, failed=counts.failed
-            )
-            if shown != self.store.batches[batch_id].batch.request_counts:
-                self.store.change(batch_id, request_counts=shown)
+            content = await asyncio.to_thread((work / "progress.json").read_bytes)
+            self.store.show(batch_id, msgspec.json.decode(content, type=RequestCounts))
 
     def _postpone(self, batch_id: str, attempt: Attempt) -> None:
         stored = self.store.batches[batch_id]
