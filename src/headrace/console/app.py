@@ -23,7 +23,7 @@ from headrace.console import access, logs, operate, rollout_start, upload
 from headrace.console.diagram import diagram
 from headrace.console.endpoint import endpoint
 from headrace.console.fleet import activity, alerts, fleet, job, jobs, model, models
-from headrace.console.playground import ChatStream, chat_body, playground
+from headrace.console.playground import chat_body, open_chat, playground
 from headrace.console.render import ALWAYS, MAX_STREAMS, STATIC, Parts, Renderer, stream
 from headrace.console.rollout import confirm, rollout, rollouts, send_command
 from headrace.console.streams import confirm as confirm_stream
@@ -328,16 +328,16 @@ class Console:
             page_request = await self.page_request_of(request, request.path_params)
             body = await chat_body(page_request, form)
             self.watchers.check_room()
-            chat = ChatStream(page_request.gateway)
-            status, kind = await chat.open(body, key=form.get("key", "").strip())
+            key = form.get("key", "").strip()
+            answer, chunks = await open_chat(page_request.gateway, body, key=key)
         except OverloadedError as error:
             return _chat_problem(_BUSY, str(error))
         except RefusedError as error:
             return _chat_problem(error.status, str(error))
         return StreamingResponse(
-            self.watchers.counted(chat.chunks()),
-            status,
-            media_type=kind,
+            self.watchers.counted(chunks),
+            answer.status_code,
+            media_type=answer.headers.get("content-type", ""),
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
 

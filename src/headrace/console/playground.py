@@ -5,16 +5,20 @@ the request of OpenAI's API, so no text of a visitor reaches another endpoint. T
 through the gateway with the key of the form, as in the form that tries an endpoint.
 """
 
-import json
 import math
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import msgspec
 
-from headrace.client.credentials import KEY_HEADER
-from headrace.console.try_it import access_of, is_language_model, main_version, trust_in
+from headrace.console.try_it import (
+    access_of,
+    headers_with,
+    is_language_model,
+    main_version,
+    trust_in,
+)
 from headrace.console.view import GatewayLocation, PageRequest, PageView, RefusedError
 from headrace.control.api.endpoints import EndpointView
 from headrace.core.error_kind import UNDECODABLE
@@ -95,44 +99,36 @@ async def chat_body(request: PageRequest, form: Mapping[str, str]) -> bytes:
     return msgspec.json.encode(document)
 
 
-class ChatStream:
-    """Answer of the gateway to one chat: `open` sends the request, `chunks` yields the body."""
+async def open_chat(
+    gateway: GatewayLocation, body: bytes, *, key: str
+) -> tuple[httpx.Response, AsyncIterator[bytes]]:
+    """Send a chat to the gateway; return the response, and its body as it comes.
 
-    def __init__(self, gateway: GatewayLocation) -> None:
-        timeout = httpx.Timeout(_CONNECT_S, read=_SILENCE_S)
-        verify = trust_in(gateway.ca)
-        self._client = httpx.AsyncClient(verify=verify, timeout=timeout, trust_env=False)
-        self._url = f"{gateway.url}/v1/chat/completions"
-        self._response: httpx.Response | None = None
+    Raises:
+        RefusedError: The gateway does not answer.
+    """
+    timeout = httpx.Timeout(_CONNECT_S, read=_SILENCE_S)
+    client = httpx.AsyncClient(verify=trust_in(gateway.ca), timeout=timeout, trust_env=False)
+    try:
+        url = f"{gateway.url}/v1/chat/completions"
+        request = client.build_request("POST", url, content=body, headers=headers_with(key))
+        response = await client.send(request, stream=True)
+    except (httpx.HTTPError, UnicodeEncodeError) as error:
+        await client.aclose()
+        detail = f"the gateway does not answer: {str(error) or type(error).__name__}"
+        raise RefusedError.of(_BAD_GATEWAY, detail) from None
 
-    async def open(self, body: bytes, *, key: str) -> tuple[int, str]:
-        """Send the request; return the answer's status and content type.
-
-        Raises:
-            RefusedError: The gateway does not answer.
-        """
-        headers = {"content-type": "application/json", "user-agent": "headrace-console"}
-        if key:
-            headers[KEY_HEADER] = key
+    async def chunks() -> AsyncIterator[bytes]:
+        # A reader who leaves ends the generation.
         try:
-            request = self._client.build_request("POST", self._url, content=body, headers=headers)
-            self._response = await self._client.send(request, stream=True)
-        except (httpx.HTTPError, UnicodeEncodeError) as error:
-            await self._client.aclose()
-            detail = f"the gateway does not answer: {str(error) or type(error).__name__}"
-            raise RefusedError.of(_BAD_GATEWAY, detail) from None
-        return self._response.status_code, self._response.headers.get("content-type", "")
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the answer as it comes; a reader who leaves ends the generation."""
-        assert self._response is not None, "the request was sent"
-        try:
-            async for chunk in self._response.aiter_bytes():
+            async for chunk in response.aiter_bytes():
                 yield chunk
         except httpx.HTTPError as error:
             # The status has been sent already: the page shows an event of this kind.
-            problem: dict[str, Any] = {"message": str(error) or type(error).__name__}
-            yield b"\n\ndata: %s\n\n" % json.dumps({"error": problem}).encode()
+            problem = {"message": str(error) or type(error).__name__}
+            yield b"\n\ndata: %s\n\n" % msgspec.json.encode({"error": problem})
         finally:
-            await self._response.aclose()
-            await self._client.aclose()
+            await response.aclose()
+            await client.aclose()
+
+    return response, chunks()

@@ -212,15 +212,13 @@ def _body(fields: list[FormField], form: Mapping[str, str] | None, empty: str) -
 
 async def _send(gateway: GatewayLocation, path: str, body: str, *, key: str) -> TryItResponse:
     """Send the request to the endpoint."""
-    headers = {"content-type": "application/json", "user-agent": "headrace-console"}
-    if key:
-        headers[KEY_HEADER] = key
     started = time.perf_counter()
     try:
         async with httpx.AsyncClient(
             verify=trust_in(gateway.ca), timeout=_TIMEOUT_S, trust_env=False
         ) as client:
-            response = await client.post(f"{gateway.url}{path}", content=body, headers=headers)
+            url = f"{gateway.url}{path}"
+            response = await client.post(url, content=body, headers=headers_with(key))
     except (httpx.HTTPError, UnicodeEncodeError) as error:
         text = str(error) or type(error).__name__
         return TryItResponse(status=0, took_s=0.0, version="", text=text, is_error=True)
@@ -243,6 +241,12 @@ _HINTS: Final = {
     503: "No replica is ready.",
     504: "The request was not answered before its deadline.",
 }
+
+
+def headers_with(key: str) -> dict[str, str]:
+    """Return the headers of a JSON request with an API key; empty for none."""
+    headers = {"content-type": "application/json", "user-agent": "headrace-console"}
+    return headers | {KEY_HEADER: key} if key else headers
 
 
 def trust_in(ca: str) -> ssl.SSLContext | bool:

@@ -5,7 +5,7 @@ keeps them.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -51,32 +51,30 @@ class UsageSum:
     unknown: int = 0
     cost: float | None = None
 
-    def add(self, row: UsageRow, cost: float | None) -> None:
-        """Add a row and its cost."""
-        self.input += row.input
-        self.cached += row.cached
-        self.output += row.output
-        self.unknown += row.unknown
-        if cost is not None:
-            self.cost = cost + (self.cost or 0.0)
 
-    @property
-    def cost_text(self) -> str:
-        """Return the cost for people; `-` if it is unknown."""
-        if self.cost is None:
-            return "-"
-        return f"{self.cost:,.2f}" if self.cost >= _MANY or not self.cost else f"{self.cost:.4f}"
+def sums_by(rows: Iterable[tuple[UsageRow, float | None]], name: str = "") -> list[UsageSum]:
+    """Return the sums of rows, each with its cost, that have the same value of a field.
 
-
-def sums_by(
-    rows: Iterable[tuple[UsageRow, float | None]], *, name: str, newest_first: bool = False
-) -> list[UsageSum]:
-    """Return the sums of rows that have the same value of a field, by that value."""
-    sums: dict[str, UsageSum] = {}
+    They are in the order of that value; no field is one sum of all rows.
+    """
+    sums: dict[str, UsageSum] = {} if name else {"": UsageSum(name="all")}
     for row, cost in rows:
-        value = getattr(row, name)
-        sums.setdefault(value, UsageSum(name=value)).add(row, cost)
-    return [sums[value] for value in sorted(sums, reverse=newest_first)]
+        value = getattr(row, name) if name else ""
+        total = sums.setdefault(value, UsageSum(name=value))
+        total.input += row.input
+        total.cached += row.cached
+        total.output += row.output
+        total.unknown += row.unknown
+        if cost is not None:
+            total.cost = cost + (total.cost or 0.0)
+    return [sums[value] for value in sorted(sums)]
+
+
+def cost_text(cost: float | None) -> str:
+    """Return a cost for people; `-` if it is unknown."""
+    if cost is None:
+        return "-"
+    return f"{cost:,.2f}" if cost >= _MANY or not cost else f"{cost:.4f}"
 
 
 def prices_of(query: Mapping[str, str], endpoint: str) -> TokenPrices:
@@ -103,9 +101,6 @@ async def usage(request: PageRequest) -> PageView:
     used = await request.visitor.get("/api/v1/usage", Usage, span)
     prices = {row.endpoint: prices_of(request.query, row.endpoint) for row in used.usage}
     rows = [(row, prices[row.endpoint].cost(row)) for row in used.usage]
-    total = UsageSum(name="all")
-    for row, cost in rows:
-        total.add(row, cost)
     return PageView(
         template="usage.html",
         title="Usage",
@@ -113,25 +108,14 @@ async def usage(request: PageRequest) -> PageView:
         values={
             "days": days,
             "spans": _DAYS,
-            "total": total,
+            "total": sums_by(rows)[0],
+            "cost_text": cost_text,
             "prices": prices,
-            "by_endpoint": sums_by(rows, name="endpoint"),
-            "by_credential": sums_by(rows, name="credential"),
-            "by_day": sums_by(rows, name="day", newest_first=True),
-            "rows": _details(rows),
+            "by_endpoint": sums_by(rows, "endpoint"),
+            "by_credential": sums_by(rows, "credential"),
+            "by_day": sums_by(rows, "day")[::-1],
+            "rows": rows[: -_MOST_ROWS - 1 : -1],
             "is_cut": len(rows) > _MOST_ROWS,
             "csv": f"/api/v1/usage?{urlencode({'format': 'csv', **span})}",
         },
     )
-
-
-def _details(
-    rows: Sequence[tuple[UsageRow, float | None]],
-) -> list[tuple[UsageRow, UsageSum]]:
-    """Return the newest rows with their sums."""
-    shown = []
-    for row, cost in reversed(rows[-_MOST_ROWS:]):
-        total = UsageSum(name=row.day)
-        total.add(row, cost)
-        shown.append((row, total))
-    return shown

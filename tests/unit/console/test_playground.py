@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from headrace.console.usage import TokenPrices, prices_of, sums_by
+from headrace.console.usage import TokenPrices, cost_text, prices_of, sums_by
 from headrace.control.api.usage import UsageRow
 from headrace.control.base.context import Addresses
 from headrace.control.model.records import TokenReading, TokenUse
@@ -135,11 +135,13 @@ def test_sums_have_the_tokens_and_costs_of_their_rows() -> None:
         (row(credential="key:a", input=4, cached=2, unknown=1), None),
         (row(output=7), None),
     ]
-    nobody, alice = sums_by(rows, name="credential")
+    nobody, alice = sums_by(rows, "credential")
 
-    assert (nobody.name, nobody.output, nobody.cost_text) == ("", 7, "-")
+    assert (nobody.name, nobody.output, cost_text(nobody.cost)) == ("", 7, "-")
     assert (alice.input, alice.cached, alice.output, alice.unknown) == (7, 2, 1, 1)
-    assert alice.cost_text == "0.50"
+    assert cost_text(alice.cost) == "0.50"
+    assert [(total.input, total.cost) for total in sums_by(rows)] == [(7, 0.5)]
+    assert cost_text(0.0123) == "0.0123"
 
 
 async def test_the_page_shows_used_tokens_and_a_cost(chats: ControlPlane) -> None:
