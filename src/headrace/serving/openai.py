@@ -1,7 +1,7 @@
 """OpenAI's embeddings and the rerank request, answered by an encoder of texts."""
 
 import uuid
-from typing import Final
+from typing import Final, TypeVar
 
 from headrace.core import (
     VARIABLE,
@@ -11,6 +11,7 @@ from headrace.core import (
     InferResponse,
     ModelNotFoundError,
     NotFoundError,
+    Parameters,
     RequestedOutput,
     Tensors,
 )
@@ -42,6 +43,7 @@ from headrace.serving.splitting import SplitRequests
 from headrace.serving.state import ReplicaState
 from headrace.serving.v2 import decoded_body, send_tensors
 
+T = TypeVar("T", bound=ModelField)
 OPENAI_ROUTES: Final = frozenset((b"POST", path) for path in (EMBEDDINGS_PATH, *RERANK_PATHS))
 
 
@@ -78,36 +80,27 @@ class OpenAiApi:
 
     def embeddings(self, exchange: Exchange) -> None:
         """POST /v1/embeddings."""
-        exchange.wire = self
-        request = decode_request(self._body(exchange), EmbeddingsRequest)
-        self._check(request, EncoderTask.EMBEDDINGS)
+        request = self._read(exchange, EmbeddingsRequest, EncoderTask.EMBEDDINGS)
         if self._size != VARIABLE:
             check_dimensions(request.dimensions, self._size)
         texts = [request.input] if isinstance(request.input, str) else request.input
-        exchange.request = self._request({self._input: _elements(texts)})
-        exchange.request.parameters = {
+        parameters = {
             "encoding_format": request.encoding_format,
             "dimensions": request.dimensions,
         }
-        self._submit(exchange)
+        self._submit(exchange, {self._input: _elements(texts)}, parameters)
 
     def rerank(self, exchange: Exchange) -> None:
         """POST /v1/rerank and /v2/rerank."""
-        exchange.wire = self
-        request = decode_request(self._body(exchange), RerankRequest)
-        self._check(request, EncoderTask.RERANK)
+        request = self._read(exchange, RerankRequest, EncoderTask.RERANK)
         documents = [
             document if isinstance(document, str) else document.text
             for document in request.documents
         ]
         queries = [request.query] * len(documents)
         inputs = {TEXT: _elements(queries), TEXT_PAIR: _elements(documents)}
-        exchange.request = self._request(inputs)
-        exchange.request.parameters = {
-            "top_n": request.top_n,
-            "return_documents": request.return_documents,
-        }
-        self._submit(exchange)
+        parameters = {"top_n": request.top_n, "return_documents": request.return_documents}
+        self._submit(exchange, inputs, parameters)
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode and send the model's response."""
@@ -151,12 +144,11 @@ class OpenAiApi:
         """Cancel the request of a caller that left."""
         self._splits.cancel(exchange)
 
-    def _body(self, exchange: Exchange) -> Body:
-        return openai_body(exchange, self._state.settings.max_body_bytes)
-
-    def _check(self, request: ModelField, task: EncoderTask) -> None:
-        """Raise an error unless this replica's model has the name in `request` and does `task`."""
+    def _read(self, exchange: Exchange, kind: type[T], task: EncoderTask) -> T:
+        """Return the request; raise an error unless it names this replica's model, of `task`."""
         state = self._state
+        exchange.wire = self
+        request = decode_request(openai_body(exchange, state.settings.max_body_bytes), kind)
         name, version = model_and_version(request.model)
         if name != state.name or version not in {"", state.version}:
             raise ModelNotFoundError(name[:200], version[:50])
@@ -166,18 +158,17 @@ class OpenAiApi:
             does = "embeds no texts" if task is EncoderTask.EMBEDDINGS else "ranks no documents"
             serves = f"/v1/{self._task}" if self._task else f"/v2/models/{name}/infer"
             raise NotFoundError(f"model '{name}' {does}; send requests to {serves}")
+        return request
 
-    def _request(self, inputs: Tensors) -> InferRequest:
-        state = self._state
-        return InferRequest(
-            model_name=state.name,
-            model_version=state.version,
+    def _submit(self, exchange: Exchange, inputs: Tensors, parameters: Parameters) -> None:
+        exchange.request = InferRequest(
+            model_name=self._state.name,
+            model_version=self._state.version,
             inputs=inputs,
             rows=len(next(iter(inputs.values()))),
             outputs=self._outputs,
+            parameters=parameters,
         )
-
-    def _submit(self, exchange: Exchange) -> None:
         rank(exchange)
         self._splits.submit(exchange, timeout_s(exchange.headers))
 
