@@ -39,6 +39,7 @@ from headrace.jobs.openai_lines import (
     read_lines,
     read_reply,
     read_requests,
+    read_result,
 )
 from headrace.protocol import error_from_http
 
@@ -147,10 +148,9 @@ class OpenaiBatch:
         if self._read_output(journal):
             self.request.journal.unlink(missing_ok=True)
             return
-        with journal.opened() as count:
-            self.counts.resumed = count
-            self.counts.failed = journal.failures()
-            self.counts.completed = count - self.counts.failed
+        with journal.opened():
+            self.counts.resumed, self.counts.failed = journal.counts()
+            self.counts.completed = self.counts.resumed - self.counts.failed
             await self._answer_all(file, journal)
             after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -167,12 +167,12 @@ class OpenaiBatch:
         for path in (path for path in paths if path is not None and path.exists()):
             with path.open("rb") as file:
                 for line in file:
-                    is_failed = journal.is_failure(line)
-                    if is_failed is None:
+                    result = read_result(line)
+                    if result is None or journal.number_of(result) is None:
                         msg = f"{path} exists and is not the output of {request.input}"
                         raise FailedPreconditionError(f"{msg}; choose another name, or remove it")
                     counts.resumed += 1
-                    counts.failed += is_failed
+                    counts.failed += result.is_failed
         counts.completed = counts.resumed - counts.failed
         if not request.output.exists():  # killed between its error file and the output
             counts.resumed = counts.failed = counts.completed = 0

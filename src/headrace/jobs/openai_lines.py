@@ -218,6 +218,14 @@ def read_reply(line_id: str, custom_id: str, reply: HttpReply) -> ResultLine:
     return ResultLine(id=line_id, custom_id=custom_id, response=answer)
 
 
+def read_result(line: bytes) -> ResultLine | None:
+    """Return the result in a line of a journal or an output; None if it has none."""
+    try:
+        return msgspec.json.decode(line, type=ResultLine)
+    except UNDECODABLE:
+        return None
+
+
 class BatchCounts(msgspec.Struct, kw_only=True):
     """Progress of a batch, in lines."""
 
@@ -242,54 +250,48 @@ class BatchJournal:
     def __init__(self, path: Path, digest: str, lines: int) -> None:
         self._path = path
         self._prefix = f"batch_req_{digest}_"
-        self._offsets = array("Q", bytes(8 * (lines + 1)))
-        """One more than the offset of each line's result; 0 for none."""
-        self._failed = bytearray(lines + 1)
+        self._offsets = array("q", bytes(8 * (lines + 1)))
+        """One more than the offset of each line's result; negative if it failed, 0 without one."""
         self._end = 0
         self._file: IO[bytes] | None = None
 
     @contextmanager
-    def opened(self) -> Iterator[int]:
-        """Open the file and yield the number of results in it. A truncated last line is removed.
+    def opened(self) -> Iterator[None]:
+        """Open the file and read the results in it. A truncated last line is removed.
 
         Raises:
             FailedPreconditionError: The file has results of another input.
         """
         with self._path.open("r+b" if self._path.exists() else "w+b") as file:
             self._file = file
-            count = 0
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                count += self._add(line)
+                result = read_result(line)  # None after a loss of power, which can leave zeros
+                if result is not None:
+                    number = self.number_of(result)
+                    if number is None:
+                        msg = (
+                            f"{self._path} has results of another input, or of this input before "
+                            "it changed; remove it to start from the beginning, or choose another "
+                            "output"
+                        )
+                        raise FailedPreconditionError(msg)
+                    self._set(number, result)
+                self._end += len(line)
             file.truncate(self._end)
             file.seek(self._end)
-            yield count
+            yield
         self._file = None
 
-    def _add(self, line: bytes) -> bool:
-        """Add a line of the file; return whether it is a result."""
-        offset, self._end = self._end, self._end + len(line)
-        try:
-            result = msgspec.json.decode(line, type=ResultLine)
-        except UNDECODABLE:  # after a loss of power, which can leave zeros
-            return False
-        number = self.number_of(result.id)
-        if number is None:
-            msg = (
-                f"{self._path} has results of another input, or of this input before it changed; "
-                "remove it to start from the beginning, or choose another output"
-            )
-            raise FailedPreconditionError(msg)
-        is_new = self._offsets[number] == 0
-        self._offsets[number] = offset + 1
-        self._failed[number] = result.is_failed
-        return is_new
+    def _set(self, number: int, result: ResultLine) -> None:
+        """Note the result of a line, which begins at the end of what was read or written."""
+        self._offsets[number] = -(self._end + 1) if result.is_failed else self._end + 1
 
-    def number_of(self, line_id: str) -> int | None:
-        """Return the line's number in a result's id; None for an id of another input."""
-        digits = line_id.removeprefix(self._prefix)
-        if digits == line_id or not (digits.isascii() and digits.isdigit()):
+    def number_of(self, result: ResultLine) -> int | None:
+        """Return the number of a result's line; None for a result of another input."""
+        digits = result.id.removeprefix(self._prefix)
+        if digits == result.id or not (digits.isascii() and digits.isdigit()):
             return None
         number = int(digits)
         return number if 1 <= number < len(self._offsets) else None
@@ -302,17 +304,10 @@ class BatchJournal:
         """Whether the line has a result."""
         return self._offsets[number] != 0
 
-    def failures(self) -> int:
-        """Return the number of failed lines."""
-        return sum(self._failed)
-
-    def is_failure(self, line: bytes) -> bool | None:
-        """Return whether a line of an output failed; None if it is no result of this input."""
-        try:
-            result = msgspec.json.decode(line, type=ResultLine)
-        except UNDECODABLE:
-            return None
-        return None if self.number_of(result.id) is None else result.is_failed
+    def counts(self) -> tuple[int, int]:
+        """Return how many lines have a result, and how many of them failed."""
+        has_result = sum(offset != 0 for offset in self._offsets)
+        return has_result, sum(offset < 0 for offset in self._offsets)
 
     def append(self, number: int, result: ResultLine) -> None:
         """Add a line's result; after a kill it is there whole or not at all."""
@@ -320,8 +315,7 @@ class BatchJournal:
         line = msgspec.json.encode(result) + b"\n"
         self._file.write(line)
         self._file.flush()
-        self._offsets[number] = self._end + 1
-        self._failed[number] = result.is_failed
+        self._set(number, result)
         self._end += len(line)
 
     def write(self, output: Path, error_file: Path | None) -> None:
@@ -338,7 +332,7 @@ class BatchJournal:
             errors = target
             if error_file is not None:
                 errors = stack.enter_context(replacing_output(error_file))
-            for number, offset in enumerate(self._offsets):
+            for offset in self._offsets:
                 if offset:
-                    self._file.seek(offset - 1)
-                    (errors if self._failed[number] else target).write(self._file.readline())
+                    self._file.seek(abs(offset) - 1)
+                    (errors if offset < 0 else target).write(self._file.readline())

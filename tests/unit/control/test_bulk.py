@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from headrace.control.api.bulk import page
 from headrace.control.jobs import bulk
-from headrace.control.jobs.bulk import BulkFile, BulkStore, RequestCounts, page
+from headrace.control.jobs.bulk import BulkFile, BulkStore, RequestCounts
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
@@ -186,11 +187,18 @@ async def test_invalid_batches_are_refused(store: BulkStore, changes: dict[str, 
 
 
 def test_pages_follow_each_other() -> None:
-    ids = ["a", "b", "c"]
-    assert page(ids, ids, after="", limit=2) == (["a", "b"], True)
-    assert page(ids, ids, after="b", limit=2) == (["c"], False)
-    assert page(ids, ids, after="unknown", limit=5) == (ids, False)
-    assert page([], [], after="", limit=5) == ([], False)
+    files = [
+        BulkFile(id=id_, bytes=1, created_at=2, filename="x", purpose="batch") for id_ in "abc"
+    ]
+
+    def shown(count: int, after: str, limit: int) -> tuple[object, ...]:
+        some = page(files[:count], after=after, limit=limit)
+        return [file.id for file in some["data"]], some["last_id"], some["has_more"]
+
+    assert shown(3, "", 2) == (["a", "b"], "b", True)
+    assert shown(3, "b", 2) == (["c"], "c", False)
+    assert shown(3, "unknown", 5) == (["a", "b", "c"], "c", False)
+    assert shown(0, "", 5) == ([], None, False)
 
 
 def test_records_have_the_fields_of_openai() -> None:

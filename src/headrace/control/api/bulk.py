@@ -5,18 +5,18 @@ files and batches only. Callers with tokens and certificates are refused: a batc
 creator has left, with the rights of a key that can be revoked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 
 from headrace.control.asgi.guards import read_body
 from headrace.control.asgi.multipart import MultipartBody
 from headrace.control.auth.credentials import PREFIXES, is_secret_of, secret_id
-from headrace.control.jobs.bulk import BATCH_PURPOSE, page
+from headrace.control.jobs.bulk import BATCH_PURPOSE, BulkBatch, BulkFile
 from headrace.control.model.credentials import CredentialKind
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import (
@@ -55,123 +55,7 @@ Limit = Annotated[int, Query(ge=1)]
 After = Annotated[str, Query(max_length=80)]
 
 
-def build_bulk(plane: ControlPlane) -> FastAPI:
-    """Return the application of files and batches."""
-    api = FastAPI(openapi_url=None, redirect_slashes=False)
-    _add_errors(api)
-    _add_files(api, plane)
-    _add_batches(api, plane)
-    return api
-
-
-def _add_files(api: FastAPI, plane: ControlPlane) -> None:
-    store = plane.workloads.bulk.store
-
-    @api.post("/v1/files")
-    async def upload(request: Request) -> Response:
-        """Store a file of the purpose `batch`."""
-        owner, _ = await _caller(plane, request)
-        form = MultipartBody(
-            content_type=request.headers.get("content-type", ""), chunks=request.stream()
-        )
-        filename = await form.file_name()
-        if not filename:
-            raise InvalidArgumentError("the form has no file")
-
-        async def check() -> None:
-            await form.finish()
-            if form.fields.get("purpose") != BATCH_PURPOSE:
-                raise InvalidArgumentError(f"purpose must be {BATCH_PURPOSE!r}")
-
-        record = await store.add_file(owner, filename, form.file_chunks(), check=check)
-        return _answer(record)
-
-    @api.get("/v1/files")
-    async def files(
-        request: Request,
-        purpose: Annotated[str, Query(max_length=80)] = "",
-        limit: Limit = MAX_FILES_PAGE,
-        after: After = "",
-        order: Annotated[str, Query(pattern="^(asc|desc)$")] = "desc",
-    ) -> Response:
-        """List the caller's files."""
-        owner, _ = await _caller(plane, request)
-        visible = [file for file in store.files(owner) if purpose in {"", file.purpose}]
-        if order == "asc":
-            visible.reverse()
-        return _page(visible, after=after, limit=min(limit, MAX_FILES_PAGE))
-
-    @api.get("/v1/files/{file_id}")
-    async def file(request: Request, file_id: str) -> Response:
-        """Return a file's record."""
-        owner, _ = await _caller(plane, request)
-        return _answer(store.file(owner, file_id))
-
-    @api.get("/v1/files/{file_id}/content")
-    async def content(request: Request, file_id: str) -> Response:
-        """Return a file's content."""
-        owner, _ = await _caller(plane, request)
-        return FileResponse(store.content(owner, file_id), media_type=_LINES)
-
-    @api.delete("/v1/files/{file_id}")
-    async def delete(request: Request, file_id: str) -> Response:
-        """Delete a file."""
-        owner, _ = await _caller(plane, request)
-        store.delete(owner, file_id)
-        return _answer({"id": file_id, "object": "file", "deleted": True})
-
-
-def _add_batches(api: FastAPI, plane: ControlPlane) -> None:
-    runner = plane.workloads.bulk
-    store = runner.store
-
-    @api.post("/v1/batches")
-    async def create(request: Request) -> Response:
-        """Create a batch of a file's requests."""
-        owner, key_id = await _caller(plane, request)
-        body = await read_body(request.receive, _MAX_BODY_BYTES)
-        if body is None:
-            raise PayloadTooLargeError(limit_bytes=_MAX_BODY_BYTES)
-        try:
-            new = msgspec.json.decode(body, type=NewBatch)
-        except UNDECODABLE as error:
-            raise InvalidArgumentError(f"the body is no batch: {error}") from None
-        window_s = duration_s(new.completion_window)
-        if window_s is None or not 1 <= window_s <= MAX_WINDOW_S:
-            raise InvalidArgumentError("completion_window is a duration up to 7d, such as 24h")
-        batch = store.create(
-            owner,
-            key_id,
-            endpoint=new.endpoint,
-            input_file_id=new.input_file_id,
-            window_s=window_s,
-            completion_window=new.completion_window,
-            metadata=new.metadata,
-        )
-        runner.wake()
-        return _answer(batch)
-
-    @api.get("/v1/batches")
-    async def batches(request: Request, limit: Limit = 20, after: After = "") -> Response:
-        """List the caller's batches, the newest first."""
-        owner, _ = await _caller(plane, request)
-        return _page(store.of(owner), after=after, limit=min(limit, MAX_PAGE))
-
-    @api.get("/v1/batches/{batch_id}")
-    async def batch(request: Request, batch_id: str) -> Response:
-        """Return a batch."""
-        owner, _ = await _caller(plane, request)
-        return _answer(store.batch(owner, batch_id))
-
-    @api.post("/v1/batches/{batch_id}/cancel")
-    async def cancel(request: Request, batch_id: str) -> Response:
-        """Cancel a batch; results that it has are kept."""
-        owner, _ = await _caller(plane, request)
-        runner.cancel(owner, batch_id)
-        return _answer(store.batch(owner, batch_id))
-
-
-async def _caller(plane: ControlPlane, request: Request) -> tuple[str, str]:
+async def _caller(request: Request) -> tuple[str, str]:
     """Return the name and the id of the caller's API key; empty where the gateway needs none.
 
     Raises:
@@ -179,6 +63,7 @@ async def _caller(plane: ControlPlane, request: Request) -> tuple[str, str]:
         PermissionDeniedError: The caller has no key.
         NotFoundError: This control plane runs no batches.
     """
+    plane: ControlPlane = request.app.state.plane
     if not plane.context.runs_here:
         raise NotFoundError("files and batches are not served here; send the requests singly")
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -201,15 +86,139 @@ async def _caller(plane: ControlPlane, request: Request) -> tuple[str, str]:
     return key.owner, key.id
 
 
+Caller = Annotated[tuple[str, str], Depends(_caller)]
+
+
+async def _owner(caller: Caller) -> str:
+    return caller[0]
+
+
+Owner = Annotated[str, Depends(_owner)]
+
+
+def build_bulk(plane: ControlPlane) -> FastAPI:
+    """Return the application of files and batches."""
+    api = FastAPI(openapi_url=None, redirect_slashes=False)
+    api.state.plane = plane
+    _add_errors(api)
+    _add_files(api, plane)
+    _add_batches(api, plane)
+    return api
+
+
+def _add_files(api: FastAPI, plane: ControlPlane) -> None:
+    store = plane.workloads.bulk.store
+
+    @api.post("/v1/files")
+    async def upload(request: Request, owner: Owner) -> Response:
+        """Store a file of the purpose `batch`."""
+        form = MultipartBody(
+            content_type=request.headers.get("content-type", ""), chunks=request.stream()
+        )
+        filename = await form.file_name()
+        if not filename:
+            raise InvalidArgumentError("the form has no file")
+
+        async def check() -> None:
+            await form.finish()
+            if form.fields.get("purpose") != BATCH_PURPOSE:
+                raise InvalidArgumentError(f"purpose must be {BATCH_PURPOSE!r}")
+
+        record = await store.add_file(owner, filename, form.file_chunks(), check=check)
+        return _answer(record)
+
+    @api.get("/v1/files")
+    async def files(
+        owner: Owner,
+        purpose: Annotated[str, Query(max_length=80)] = "",
+        limit: Limit = MAX_FILES_PAGE,
+        after: After = "",
+        order: Annotated[str, Query(pattern="^(asc|desc)$")] = "desc",
+    ) -> Response:
+        """List the caller's files."""
+        visible = [file for file in store.files(owner) if purpose in {"", file.purpose}]
+        if order == "asc":
+            visible.reverse()
+        return _answer(page(visible, after=after, limit=min(limit, MAX_FILES_PAGE)))
+
+    @api.get("/v1/files/{file_id}")
+    async def file(owner: Owner, file_id: str) -> Response:
+        """Return a file's record."""
+        return _answer(store.file(owner, file_id))
+
+    @api.get("/v1/files/{file_id}/content")
+    async def content(owner: Owner, file_id: str) -> Response:
+        """Return a file's content."""
+        return FileResponse(store.content(owner, file_id), media_type=_LINES)
+
+    @api.delete("/v1/files/{file_id}")
+    async def delete(owner: Owner, file_id: str) -> Response:
+        """Delete a file."""
+        store.delete(owner, file_id)
+        return _answer({"id": file_id, "object": "file", "deleted": True})
+
+
+def _add_batches(api: FastAPI, plane: ControlPlane) -> None:
+    runner = plane.workloads.bulk
+    store = runner.store
+
+    @api.post("/v1/batches")
+    async def create(request: Request, caller: Caller) -> Response:
+        """Create a batch of a file's requests."""
+        body = await read_body(request.receive, _MAX_BODY_BYTES)
+        if body is None:
+            raise PayloadTooLargeError(limit_bytes=_MAX_BODY_BYTES)
+        try:
+            new = msgspec.json.decode(body, type=NewBatch)
+        except UNDECODABLE as error:
+            raise InvalidArgumentError(f"the body is no batch: {error}") from None
+        window_s = duration_s(new.completion_window)
+        if window_s is None or not 1 <= window_s <= MAX_WINDOW_S:
+            raise InvalidArgumentError("completion_window is a duration up to 7d, such as 24h")
+        batch = store.create(
+            *caller,
+            endpoint=new.endpoint,
+            input_file_id=new.input_file_id,
+            window_s=window_s,
+            completion_window=new.completion_window,
+            metadata=new.metadata,
+        )
+        runner.wake()
+        return _answer(batch)
+
+    @api.get("/v1/batches")
+    async def batches(owner: Owner, limit: Limit = 20, after: After = "") -> Response:
+        """List the caller's batches, the newest first."""
+        return _answer(page(store.of(owner), after=after, limit=min(limit, MAX_PAGE)))
+
+    @api.get("/v1/batches/{batch_id}")
+    async def batch(owner: Owner, batch_id: str) -> Response:
+        """Return a batch."""
+        return _answer(store.batch(owner, batch_id))
+
+    @api.post("/v1/batches/{batch_id}/cancel")
+    async def cancel(owner: Owner, batch_id: str) -> Response:
+        """Cancel a batch; results that it has are kept."""
+        runner.cancel(owner, batch_id)
+        return _answer(store.batch(owner, batch_id))
+
+
 def _answer(document: object) -> Response:
     return Response(msgspec.json.encode(document), media_type=_JSON)
 
 
-def _page(items: list[Any], *, after: str, limit: int) -> Response:
-    some, has_more = page(items, [item.id for item in items], after=after, limit=limit)
-    ends = {"first_id": some[0].id, "last_id": some[-1].id} if some else {}
-    empty = {"first_id": None, "last_id": None}
-    return _answer({"object": "list", "data": some, **empty, **ends, "has_more": has_more})
+def page(items: Sequence[BulkFile | BulkBatch], *, after: str, limit: int) -> dict[str, Any]:
+    """Return the items behind the one with the id `after`, as a list of OpenAI's API."""
+    ids = [item.id for item in items]
+    start = ids.index(after) + 1 if after in ids else 0
+    some = items[start : start + limit]
+    return {
+        "object": "list",
+        "data": some,
+        "first_id": some[0].id if some else None,
+        "last_id": some[-1].id if some else None,
+        "has_more": len(items) > start + limit,
+    }
 
 
 def _add_errors(api: FastAPI) -> None:

@@ -7,7 +7,7 @@ file is its content and a record; each batch is a record, and a directory while 
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -59,22 +59,6 @@ class BulkFile(msgspec.Struct, frozen=True, kw_only=True):
     status_details: str | None = None
 
 
-class BatchProblem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a batch failed."""
-
-    code: str
-    message: str
-    line: int | None = None
-    param: str | None = None
-
-
-class BatchProblems(msgspec.Struct, frozen=True, kw_only=True):
-    """List of `BatchProblem`."""
-
-    data: tuple[BatchProblem, ...]
-    object: str = "list"
-
-
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Progress of a batch."""
 
@@ -94,7 +78,8 @@ class BulkBatch(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
     status: str = "validating"
     object: str = "batch"
-    errors: BatchProblems | None = None
+    errors: dict[str, Any] | None = None
+    """Why it failed: a list of OpenAI's API, `{"object": "list", "data": [{"code", ...}]}`."""
     output_file_id: str | None = None
     error_file_id: str | None = None
     in_progress_at: int | None = None
@@ -349,14 +334,6 @@ class BulkStore:
         if owner and not re.fullmatch(NAME_PATTERN, owner):
             raise InvalidArgumentError("the name of the key cannot own files")
         return self.root / (f"key-{owner}" if owner else _NOBODY)
-
-
-def page(items: Iterable[T], ids: Iterable[str], *, after: str, limit: int) -> tuple[list[T], bool]:
-    """Return the items behind the one with the id `after`, and whether more follow."""
-    pairs = list(zip(ids, items, strict=True))
-    start = next((i + 1 for i, (id_, _) in enumerate(pairs) if id_ == after), 0) if after else 0
-    rest = [item for _, item in pairs[start:]]
-    return rest[:limit], len(rest) > limit
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

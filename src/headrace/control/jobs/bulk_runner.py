@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +21,6 @@ from headrace.control.base.faults import LOOP, Faults
 from headrace.control.base.journal import wait_for
 from headrace.control.jobs.bulk import (
     RESULTS_PURPOSE,
-    BatchProblem,
-    BatchProblems,
     BulkStore,
     RequestCounts,
     StoredBatch,
@@ -116,13 +115,10 @@ class BulkRunner:
             and stored.batch.id not in self._running
             and (stored.next_try_at <= now or stored.batch.status == "cancelling")
         ]
-        due: list[str] = []
         owners = list(self._running.values())
+        due: list[str] = []
         while waiting and len(owners) < MAX_CONCURRENT:
-            first = min(
-                waiting,
-                key=lambda stored: (owners.count(stored.owner), stored.batch.created_at),
-            )
+            first = min(waiting, key=lambda it: (owners.count(it.owner), it.batch.created_at))
             waiting.remove(first)
             owners.append(first.owner)
             due.append(first.batch.id)
@@ -188,7 +184,18 @@ class BulkRunner:
             self._fail(batch_id, "invalid_api_key", "the API key that created it is not valid")
             return None
         work = make_private_dir(self.store.work(stored))
-        arguments = self._arguments(stored, work, *more)
+        arguments = [
+            *("batch", "openai"),
+            str(self.store.content(stored.owner, stored.batch.input_file_id)),
+            f"--output={work / 'output.jsonl'}",
+            f"--error-file={work / 'errors.jsonl'}",
+            f"--progress-file={work / 'progress.json'}",
+            f"--path={stored.batch.endpoint}",
+            f"--expires-at={stored.batch.expires_at}",
+            f"--concurrency={_CONCURRENCY}",
+            f"--home={self.home}",
+            *more,
+        ]
         key_file = work / "key"
         try:
             if creator is not None and not more:
@@ -217,20 +224,6 @@ class BulkRunner:
             key_file.unlink(missing_ok=True)
             with contextlib.suppress(HeadraceError):
                 await self._revoke_keys(f"{BATCH_ACTOR}{batch_id}")
-
-    def _arguments(self, stored: StoredBatch, work: Path, *more: str) -> list[str]:
-        batch = stored.batch
-        return [
-            *("batch", "openai", str(self.store.content(stored.owner, batch.input_file_id))),
-            f"--output={work / 'output.jsonl'}",
-            f"--error-file={work / 'errors.jsonl'}",
-            f"--progress-file={work / 'progress.json'}",
-            f"--path={batch.endpoint}",
-            f"--expires-at={batch.expires_at}",
-            f"--concurrency={_CONCURRENCY}",
-            f"--home={self.home}",
-            *more,
-        ]
 
     async def _follow(self, process: JobProcess, stored: StoredBatch, work: Path) -> Attempt | None:
         """Follow a run to its end; end it if it is cancelled, or must not go on."""
@@ -295,8 +288,9 @@ class BulkRunner:
         self.store.save(msgspec.structs.replace(stored, failures=failures, next_try_at=next_try_at))
 
     def _fail(self, batch_id: str, code: str, message: str) -> None:
-        problems = BatchProblems(data=(BatchProblem(code=code, message=message[:1000]),))
-        self.store.change(batch_id, status="failed", failed_at=self._now(), errors=problems)
+        problem = {"code": code, "message": message[:1000], "line": None, "param": None}
+        errors = {"object": "list", "data": [problem]}
+        self.store.change(batch_id, status="failed", failed_at=self._now(), errors=errors)
         shutil.rmtree(self.store.work(self.store.batches[batch_id]), ignore_errors=True)
 
     def _finish(self, batch_id: str) -> None:
@@ -304,27 +298,22 @@ class BulkRunner:
         stored = self.store.batches[batch_id]
         batch, work = stored.batch, self.store.work(stored)
         now = self._now()
-        files: dict[str, Any] = {}
+        status = "expired" if now >= batch.expires_at else "completed"
+        status = "cancelled" if batch.status == "cancelling" else status
+        changes: dict[str, Any] = {"status": status, f"{status}_at": now}
         for field_name, name, suffix in (
             ("output_file_id", "output.jsonl", "o"),
             ("error_file_id", "errors.jsonl", "e"),
         ):
             file_id = f"file-{batch_id.removeprefix('batch_')}{suffix}"
-            path = work / name
             record = self.store.find(stored.owner, file_id)
-            if record is None and size_of(path):
+            if record is None and size_of(work / name):
                 filename = f"{batch_id}_{name}"
                 record = self.store.keep(
-                    stored.owner, file_id, path, filename=filename, purpose=RESULTS_PURPOSE
+                    stored.owner, file_id, work / name, filename=filename, purpose=RESULTS_PURPOSE
                 )
-            files[field_name] = None if record is None else record.id
-        if batch.status == "cancelling":
-            files |= {"status": "cancelled", "cancelled_at": now}
-        elif now >= batch.expires_at:
-            files |= {"status": "expired", "expired_at": now}
-        else:
-            files |= {"status": "completed", "completed_at": now}
-        self.store.change(batch_id, **files)
+            changes[field_name] = None if record is None else record.id
+        self.store.change(batch_id, **changes)
         shutil.rmtree(work, ignore_errors=True)
 
     def _now(self) -> int:
@@ -334,8 +323,4 @@ class BulkRunner:
 def _count(path: Path) -> int:
     """Return the number of requests in a file, up to one more than are allowed."""
     with path.open("rb") as file:
-        count = 0
-        for count, _ in enumerate(read_lines(file), start=1):
-            if count > MAX_REQUESTS:
-                break
-        return count
+        return sum(1 for _ in islice(read_lines(file), MAX_REQUESTS + 1))
