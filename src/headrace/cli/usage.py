@@ -1,15 +1,17 @@
 """`headrace usage`: tokens of OpenAI's API by day, endpoint and credential."""
 
-import sys
 from typing import Annotated, Final
 
 from headrace.cli.base.options import ControlPlaneOptions, Json, option
-from headrace.cli.base.output import Column, show_document
+from headrace.cli.base.output import Column, show_document, write
 
-_FIELDS: Final = (
-    "day", "endpoint", "version", "credential", "input", "cached", "output", "reasoning", "unknown",
-)  # fmt: skip
-_COLUMNS: Final[dict[str, Column]] = {name: name for name in _FIELDS}
+_COLUMNS: Final[dict[str, Column]] = {
+    name: name
+    for name in (
+        "day", "endpoint", "version", "credential", "input", "cached", "output", "reasoning",
+        "unknown",
+    )
+}  # fmt: skip
 
 
 def usage(
@@ -31,13 +33,10 @@ def usage(
 
         headrace usage --first 2026-11-01 --last 2026-11-30 --csv >november.csv
     """
-    document = plane.connect().get("/api/v1/usage", first=first, last=last)
-    rows = document["usage"]
+    server = plane.connect()
     if as_csv:
-        import csv  # noqa: PLC0415  # each command starts fast
-
-        writer = csv.DictWriter(sys.stdout, _FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
+        for line in server.lines("/api/v1/usage", first=first, last=last, format="csv"):
+            write(line)
         return
-    show_document(document, rows, _COLUMNS, json=json, empty="no tokens were used")
+    document = server.get("/api/v1/usage", first=first, last=last)
+    show_document(document, document["usage"], _COLUMNS, json=json, empty="no tokens were used")

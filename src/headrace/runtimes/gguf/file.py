@@ -127,20 +127,17 @@ class GgufModelFiles:
         slots = LlmSpec().slots
         context = self.context_of(LlmSpec())
         memory = bytes_text(self.memory_bytes(LlmSpec()))
-        return {
+        facts = {
             "architecture": self.architecture,
-            **({"title": self.name} if self.name else {}),
+            "title": self.name,
             "parameters": f"{self.parameters / 1e6:,.0f} million, mostly {self.quantization}",
             "context": f"{self.context_tokens} tokens",
             "chat_template": "yes" if self.has_chat_template else "no",
-            **({"pooling": self.pooling} if self.pooling else {}),
-            **(
-                {"adapters": ", ".join(file.name for file in self.adapters)}
-                if self.adapters
-                else {}
-            ),
+            "pooling": self.pooling or "",
+            "adapters": ", ".join(file.name for file in self.adapters),
             "memory": f"{memory} with {slots} slots of {context} tokens",
         }
+        return {name: text for name, text in facts.items() if text}
 
     def context_of(self, spec: LlmSpec) -> int:
         """Return the context of each slot in tokens.
