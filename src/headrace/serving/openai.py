@@ -1,7 +1,7 @@
 """OpenAI's embeddings and the rerank request, answered by an encoder of texts."""
 
 import uuid
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from headrace.core import (
     VARIABLE,
@@ -11,7 +11,6 @@ from headrace.core import (
     InferResponse,
     ModelNotFoundError,
     NotFoundError,
-    Parameters,
     RequestedOutput,
     Tensors,
 )
@@ -160,7 +159,7 @@ class OpenAiApi:
             raise NotFoundError(f"model '{name}' {does}; send requests to {serves}")
         return request
 
-    def _submit(self, exchange: Exchange, inputs: Tensors, parameters: Parameters) -> None:
+    def _submit(self, exchange: Exchange, inputs: Tensors, parameters: dict[str, Any]) -> None:
         exchange.request = InferRequest(
             model_name=self._state.name,
             model_version=self._state.version,

@@ -5,8 +5,11 @@
 
 import asyncio
 import contextlib
+import csv
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -60,6 +63,14 @@ def send_all(
 def ledger(system: System) -> Counts:
     rows = system.get("/api/v1/usage")["usage"]
     return {name: sum(row[name] for row in rows) for name in AMOUNTS}
+
+
+def csv_of(system: System) -> Counts:
+    """The sums of `headrace usage --csv`."""
+    command = [sys.executable, "-m", "headrace.cli", "usage", "--csv", "--home", str(system.home)]
+    text = subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout
+    rows = list(csv.DictReader(text.splitlines()))
+    return {name: sum(int(row[name]) for row in rows) for name in AMOUNTS}
 
 
 def metric(system: System) -> Counts:
@@ -155,6 +166,7 @@ def test_tokens_of_ten_kinds_of_requests_are_those_of_the_stub(system: System) -
         "unknown": len(parts),
     }
     assert ledger(system) == expected
+    assert csv_of(system) == expected
     assert metric(system) == expected
     assert sum_of(logged(system)) == expected
 
