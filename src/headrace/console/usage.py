@@ -12,7 +12,8 @@ from typing import Final
 from urllib.parse import urlencode
 
 from headrace.console.view import PageRequest, PageView
-from headrace.control.api.usage import Usage, UsageRow
+from headrace.control.api.usage import Usage
+from headrace.control.model.records import TokenUse
 
 _DAYS: Final = {"30": "30 days", "1": "today", "7": "7 days", "90": "90 days", "365": "a year"}
 _MOST_ROWS: Final = 500
@@ -30,7 +31,7 @@ class TokenPrices:
     """Of input tokens from the server's cache; None for the price of other input."""
     output: float | None = None
 
-    def cost(self, row: UsageRow) -> float | None:
+    def cost(self, row: TokenUse) -> float | None:
         """Return the cost of tokens; None without any price."""
         if self.input is None and self.cached is None and self.output is None:
             return None
@@ -52,7 +53,7 @@ class UsageSum:
     cost: float | None = None
 
 
-def sums_by(rows: Iterable[tuple[UsageRow, float | None]], name: str = "") -> list[UsageSum]:
+def sums_by(rows: Iterable[tuple[TokenUse, float | None]], name: str = "") -> list[UsageSum]:
     """Return the sums of rows, each with its cost, that have the same value of a field.
 
     They are in the order of that value; no field is one sum of all rows.

@@ -6,7 +6,6 @@ import httpx
 import pytest
 
 from headrace.console.usage import TokenPrices, cost_text, prices_of, sums_by
-from headrace.control.api.usage import UsageRow
 from headrace.control.base.context import Addresses
 from headrace.control.model.records import TokenReading, TokenUse
 from headrace.control.plane.control_plane import ControlPlane
@@ -107,10 +106,9 @@ async def test_the_form_of_requests_reaches_no_other_endpoint(
     assert "no answer" in pages["chat:1"]
 
 
-def row(**values: object) -> UsageRow:
+def row(**values: object) -> TokenUse:
     usual: dict[str, object] = {"day": "2026-11-25", "endpoint": "chat", "version": "1"}
-    usual |= {"credential": "", "input": 0, "cached": 0, "output": 0, "reasoning": 0, "unknown": 0}
-    return UsageRow(**usual | values)  # type: ignore[arg-type]
+    return TokenUse(**usual | {"credential": ""} | values)  # type: ignore[arg-type]
 
 
 def test_cached_tokens_cost_as_other_input_unless_they_have_a_price() -> None:

@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
+import msgspec
 from fastapi import FastAPI, Query, Response
 
-from headrace.control.api.answers import answer, route, view_of
+from headrace.control.api.answers import answer, route
 from headrace.control.base.context import ServiceContext
+from headrace.control.model.records import TokenUse
 from headrace.control.telemetry.service import TelemetryService
 
 _DAY: Final = r"^\d{4}-\d{2}-\d{2}$"
@@ -37,30 +39,10 @@ class UsageFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRow:
-    """Tokens of one day (UTC), version and credential, as the servers counted them.
-
-    `input` includes `cached`, `output` includes `reasoning`; `unknown` counts responses whose
-    tokens are not known. `credential` is `key:NAME`, `jwt:PROVIDER` or `certificate:RULE`; empty
-    for callers without one.
-    """
-
-    day: str
-    endpoint: str
-    version: str
-    credential: str
-    input: int
-    cached: int
-    output: int
-    reasoning: int
-    unknown: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Used tokens, the oldest day first."""
 
-    usage: Sequence[UsageRow]
+    usage: Sequence[TokenUse]
 
 
 def add_usage(api: FastAPI, context: ServiceContext, telemetry: TelemetryService) -> None:
@@ -80,12 +62,10 @@ def add_usage(api: FastAPI, context: ServiceContext, telemetry: TelemetryService
         today = datetime.fromtimestamp(context.clock.now(), UTC).date()
         begin = first or (today - timedelta(days=_DEFAULT_DAYS)).isoformat()
         uses = await telemetry.tokens.between(begin, last or today.isoformat())
-        rows = [view_of(UsageRow, use) for use in uses]
         if output is UsageFormat.JSON:
-            return answer(Usage(usage=rows))
+            return answer(Usage(usage=uses))
         text = io.StringIO()
         writer = csv.writer(text)
-        names = UsageRow.__dataclass_fields__
-        writer.writerow(names)
-        writer.writerows([getattr(row, name) for name in names] for row in rows)
+        writer.writerow(TokenUse.__struct_fields__)
+        writer.writerows(map(msgspec.structs.astuple, uses))
         return Response(text.getvalue(), media_type="text/csv; charset=utf-8")

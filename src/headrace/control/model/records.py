@@ -116,7 +116,7 @@ class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     version: str
     credential: str
-    """What callers authenticated with, such as `key:NAME` or `jwt:PROVIDER`; empty for nothing."""
+    """`key:NAME`, `jwt:PROVIDER` or `certificate:RULE`; empty for callers without one."""
     input: int = 0
     """Tokens of prompts, with cached ones."""
     cached: int = 0
