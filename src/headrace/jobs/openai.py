@@ -52,44 +52,6 @@ _LINES_AT_ONCE: Final = 256
 """Lines that a task reads before others run."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRequest:
-    """A batch to run."""
-
-    input: Path
-    output: Path
-    error_file: Path | None = None
-    """File for the failed lines; None for the output."""
-    path: str = ""
-    """The only path that lines may call; empty for all of `PATHS`."""
-    concurrency: int = 32
-    """Requests at once."""
-    expires_at: float | None = None
-    """Time in seconds since 1970 after which lines without a result get `batch_expired`."""
-    is_cancelled: bool = False
-    """Whether no line is sent: lines without a result get `batch_cancelled`."""
-
-    @property
-    def journal(self) -> Path:
-        """The file of results while the batch runs."""
-        return self.output.with_name(f".{self.output.name}.partial")
-
-
-@contextmanager
-def _exclusive_output(request: BatchRequest) -> Iterator[None]:
-    """Hold the lock on a batch's output, which is that on its journal."""
-    try:
-        with exclusive(request.journal, timeout_s=0.0):
-            yield
-            if request.journal.exists() and request.journal.stat().st_size == 0:
-                request.journal.unlink()
-    except UnavailableError as error:
-        if request.journal.name not in str(error):
-            raise
-        msg = f"another run writes {request.output}; wait for it, or choose another output"
-        raise FailedPreconditionError(msg) from None
-
-
 def _digest(file: IO[bytes]) -> tuple[str, int]:
     """Return a file's digest and the number of its lines, and go back to its beginning."""
     digest, lines, last = hashlib.sha256(), 0, b"\n"
@@ -105,7 +67,18 @@ def _digest(file: IO[bytes]) -> tuple[str, int]:
 class OpenaiBatch:
     """Run of a batch."""
 
-    request: BatchRequest
+    input: Path
+    output: Path
+    error_file: Path | None = None
+    """File for the failed lines; None for the output."""
+    path: str = ""
+    """The only path that lines may call; empty for all of `PATHS`."""
+    concurrency: int = 32
+    """Requests at once."""
+    expires_at: float | None = None
+    """Time in seconds since 1970 after which lines without a result get `batch_expired`."""
+    is_cancelled: bool = False
+    """Whether no line is sent: lines without a result get `batch_cancelled`."""
     transport: AsyncTransport
     """Transport to the gateway, with the credentials of the caller."""
     clock: Clock
@@ -124,29 +97,48 @@ class OpenaiBatch:
             UnauthenticatedError: The first answer says that the credentials are not valid.
             UnavailableError: The gateway was not reachable for the time of `attempts`.
         """
-        request = self.request
-        if request.output == request.error_file:
+        if self.output == self.error_file:
             raise InvalidArgumentError("the error file must differ from the output")
         try:
-            file = request.input.open("rb")
+            file = self.input.open("rb")
         except OSError as error:
-            raise InvalidArgumentError(f"{request.input}: {error.strerror}") from None
+            raise InvalidArgumentError(f"{self.input}: {error.strerror}") from None
         try:
-            with file, _exclusive_output(request):
+            with file, self._exclusive_output():
                 await self._run(file)
         except OSError as error:
-            msg = f"{error.filename or request.output}: {error.strerror or error}"
+            msg = f"{error.filename or self.output}: {error.strerror or error}"
             raise FailedPreconditionError(msg) from error
         return self.counts
+
+    @property
+    def _journal(self) -> Path:
+        """The file of results while the batch runs."""
+        return self.output.with_name(f".{self.output.name}.partial")
+
+    @contextmanager
+    def _exclusive_output(self) -> Iterator[None]:
+        """Hold the lock on the output, which is that on its journal."""
+        journal = self._journal
+        try:
+            with exclusive(journal, timeout_s=0.0):
+                yield
+                if journal.exists() and journal.stat().st_size == 0:
+                    journal.unlink()
+        except UnavailableError as error:
+            if journal.name not in str(error):
+                raise
+            msg = f"another run writes {self.output}; wait for it, or choose another output"
+            raise FailedPreconditionError(msg) from None
 
     async def _run(self, file: IO[bytes]) -> None:
         before = os.fstat(file.fileno())
         digest, lines = _digest(file)
-        journal = BatchJournal(self.request.journal, digest, lines)
+        journal = BatchJournal(self._journal, digest, lines)
         self.counts.total = sum(1 for _ in read_lines(file))
         file.seek(0)
         if self._read_output(journal):
-            self.request.journal.unlink(missing_ok=True)
+            self._journal.unlink(missing_ok=True)
             return
         with journal.opened():
             self.counts.resumed, self.counts.failed = journal.counts()
@@ -154,36 +146,36 @@ class OpenaiBatch:
             await self._answer_all(file, journal)
             after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                msg = f"{self.request.input} changed during the run; remove {self.request.journal}"
+                msg = f"{self.input} changed during the run; remove {self._journal}"
                 raise FailedPreconditionError(f"{msg}, and run the batch again")
-            journal.write(self.request.output, self.request.error_file)
+            journal.write(self.output, self.error_file)
         self.on_progress(self.counts)
-        self.request.journal.unlink()
+        self._journal.unlink()
 
     def _read_output(self, journal: BatchJournal) -> bool:
         """Return whether an earlier run wrote the output; count its results."""
-        request, counts = self.request, self.counts
-        paths = (request.output, request.error_file)
+        counts = self.counts
+        paths = (self.output, self.error_file)
         for path in (path for path in paths if path is not None and path.exists()):
             with path.open("rb") as file:
                 for line in file:
                     result = read_result(line)
                     if result is None or journal.number_of(result) is None:
-                        msg = f"{path} exists and is not the output of {request.input}"
+                        msg = f"{path} exists and is not the output of {self.input}"
                         raise FailedPreconditionError(f"{msg}; choose another name, or remove it")
                     counts.resumed += 1
                     counts.failed += result.is_failed
         counts.completed = counts.resumed - counts.failed
-        if not request.output.exists():  # killed between its error file and the output
+        if not self.output.exists():  # killed between its error file and the output
             counts.resumed = counts.failed = counts.completed = 0
             return False
         if counts.resumed != counts.total:
-            msg = f"{request.output} has {counts.resumed} results for {counts.total} requests"
+            msg = f"{self.output} has {counts.resumed} results for {counts.total} requests"
             raise FailedPreconditionError(f"{msg}; name its error file, or remove it")
         return True
 
     async def _answer_all(self, file: IO[bytes], journal: BatchJournal) -> None:
-        requests = read_requests(file, path=self.request.path)
+        requests = read_requests(file, path=self.path)
 
         async def answer_lines() -> None:
             for number, line in requests:
@@ -195,7 +187,7 @@ class OpenaiBatch:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self.request.concurrency):
+                for _ in range(self.concurrency):
                     group.create_task(answer_lines())
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
@@ -213,12 +205,12 @@ class OpenaiBatch:
 
     async def _result(self, line_id: str, line: RequestLine | RefusedLineError) -> ResultLine:
         """Return the result of a line, after as many attempts as it takes."""
-        expires_at = self.request.expires_at
+        expires_at = self.expires_at
         left_s = None if expires_at is None else expires_at - self.clock.now()
         code, message = ResultCode.BATCH_EXPIRED, "the batch expired before the request ended"
         if isinstance(line, RefusedLineError):
             code, message = line.reason, str(line)
-        elif self.request.is_cancelled:
+        elif self.is_cancelled:
             code, message = ResultCode.BATCH_CANCELLED, "the batch was cancelled"
         elif left_s is None or left_s > 0:
             with suppress(TimeoutError):

@@ -23,7 +23,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.jobs import openai_lines
-from headrace.jobs.openai import BatchRequest, OpenaiBatch
+from headrace.jobs.openai import OpenaiBatch
 from headrace.jobs.openai_lines import BatchCounts
 from headrace.testing import LoopClock, VirtualTimeLoop
 
@@ -79,7 +79,6 @@ def run(
 ) -> BatchCounts:
     """Run the batch of `in.jsonl` in virtual time; `seen` gets the seconds that it took."""
     values: dict[str, Any] = {"input": folder / "in.jsonl", "output": folder / "out.jsonl"}
-    request = BatchRequest(**values | changes)
 
     async def main() -> BatchCounts:
         clock = LoopClock()
@@ -89,7 +88,8 @@ def run(
             clock=clock,
             random=Random(1),  # noqa: S311  # a test
         )
-        batch = OpenaiBatch(request=request, transport=gateway, clock=clock, attempts=attempts)
+        parts: dict[str, Any] = {"transport": gateway, "clock": clock, "attempts": attempts}
+        batch = OpenaiBatch(**values | changes | parts)
         try:
             return await batch.run()
         finally:

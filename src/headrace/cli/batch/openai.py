@@ -135,19 +135,10 @@ def openai(
     from headrace.client.wires import async_transport
     from headrace.core import SystemClock
     from headrace.core.files import write_atomic
-    from headrace.jobs.openai import BatchRequest, OpenaiBatch
+    from headrace.jobs.openai import OpenaiBatch
     from headrace.jobs.openai_lines import BatchCounts
 
     server, connections = gateway_connection(url, caller, plane.target)
-    request = BatchRequest(
-        input=requests,
-        output=options.output,
-        error_file=options.error_file,
-        path=options.path,
-        concurrency=options.concurrency,
-        expires_at=options.expires_at,
-        is_cancelled=options.cancelled,
-    )
     with progress_bar(requests.name, None) as update:
 
         def on_progress(counts: BatchCounts) -> None:
@@ -162,7 +153,13 @@ def openai(
             transport = async_transport(server, connections)
             clock = SystemClock()
             batch = OpenaiBatch(
-                request=request,
+                input=requests,
+                output=options.output,
+                error_file=options.error_file,
+                path=options.path,
+                concurrency=options.concurrency,
+                expires_at=options.expires_at,
+                is_cancelled=options.cancelled,
                 transport=transport,
                 clock=clock,
                 attempts=Attempts.of_offline_run(
