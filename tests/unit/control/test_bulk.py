@@ -9,7 +9,7 @@ import pytest
 
 from headrace.control.api.bulk import page
 from headrace.control.jobs import bulk
-from headrace.control.jobs.bulk import BulkFile, BulkStore, RequestCounts
+from headrace.control.jobs.bulk import BulkFile, BulkStore, NewBatch, RequestCounts
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
@@ -38,9 +38,8 @@ async def add(store: BulkStore, owner: str, *parts: bytes) -> BulkFile:
 
 
 def create(store: BulkStore, owner: str, file_id: str, **changes: Any) -> str:  # noqa: ANN401  # any field
-    fields: dict[str, Any] = {"endpoint": CHAT, "window_s": 60.0, "metadata": None, **changes}
-    batch = store.create(owner, "", input_file_id=file_id, completion_window="1m", **fields)
-    return batch.id
+    fields: dict[str, Any] = {"endpoint": CHAT, "completion_window": "1m", **changes}
+    return store.create(owner, "", NewBatch(input_file_id=file_id, **fields)).id
 
 
 @pytest.fixture
@@ -173,6 +172,8 @@ async def test_unfinished_batches_are_bounded_and_old_ones_make_room(
         {"endpoint": "http://elsewhere/v1/embeddings"},
         {"metadata": {str(i): "" for i in range(17)}},
         {"metadata": {"a": "b" * 513}},
+        {"completion_window": "8d"},
+        {"completion_window": "soon"},
     ],
 )
 async def test_invalid_batches_are_refused(store: BulkStore, changes: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse
 from headrace.control.asgi.guards import read_body
 from headrace.control.asgi.multipart import MultipartBody
 from headrace.control.auth.credentials import PREFIXES, is_secret_of, secret_id
-from headrace.control.jobs.bulk import BATCH_PURPOSE, BulkBatch, BulkFile
+from headrace.control.jobs.bulk import BATCH_PURPOSE, BulkBatch, BulkFile, NewBatch
 from headrace.control.model.credentials import CredentialKind
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import (
@@ -29,26 +29,15 @@ from headrace.core import (
 )
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.headers import CALLER_HEADER
-from headrace.core.text import duration_s
 from headrace.protocol import http_status
 from headrace.protocol.openai import encode_openai_error
 
 BULK_PREFIXES: Final = ("/v1/files", "/v1/batches")
 MAX_PAGE: Final = 100
 MAX_FILES_PAGE: Final = 10_000
-MAX_WINDOW_S: Final = 7 * 86_400.0
 _MAX_BODY_BYTES: Final = 64 << 10
 _JSON: Final = "application/json"
 _LINES: Final = "application/jsonl"
-
-
-class NewBatch(msgspec.Struct, kw_only=True):
-    """Body of `POST /v1/batches`; other fields are ignored."""
-
-    input_file_id: str
-    endpoint: str
-    completion_window: str
-    metadata: dict[str, str] | None = None
 
 
 Limit = Annotated[int, Query(ge=1)]
@@ -172,17 +161,7 @@ def _add_batches(api: FastAPI, plane: ControlPlane) -> None:
             new = msgspec.json.decode(body, type=NewBatch)
         except UNDECODABLE as error:
             raise InvalidArgumentError(f"the body is no batch: {error}") from None
-        window_s = duration_s(new.completion_window)
-        if window_s is None or not 1 <= window_s <= MAX_WINDOW_S:
-            raise InvalidArgumentError("completion_window is a duration up to 7d, such as 24h")
-        batch = store.create(
-            *caller,
-            endpoint=new.endpoint,
-            input_file_id=new.input_file_id,
-            window_s=window_s,
-            completion_window=new.completion_window,
-            metadata=new.metadata,
-        )
+        batch = store.create(*caller, new)
         runner.wake()
         return _answer(batch)
 

@@ -25,6 +25,7 @@ from headrace.core import (
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import make_private_dir, size_of, write_atomic
 from headrace.core.names import NAME_PATTERN
+from headrace.core.text import duration_s
 from headrace.jobs.openai_lines import PATHS
 
 MAX_FILE_BYTES: Final = 200 << 20
@@ -36,6 +37,7 @@ MAX_OWNER_BATCHES: Final = 1000
 MAX_ACTIVE: Final = 100
 """Batches of an owner that are not over."""
 MIN_FREE_BYTES: Final = 1 << 30
+MAX_WINDOW_S: Final = 7 * 86_400.0
 MAX_METADATA: Final = 16
 _KEY_CHARS, _VALUE_CHARS = 64, 512
 _NOBODY: Final = "nobody"
@@ -96,6 +98,15 @@ class BulkBatch(msgspec.Struct, frozen=True, kw_only=True):
     def is_active(self) -> bool:
         """Whether the batch is not over."""
         return self.status in _ACTIVE
+
+
+class NewBatch(msgspec.Struct, kw_only=True):
+    """Body of `POST /v1/batches`; other fields are ignored."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
 
 
 class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,35 +263,30 @@ class BulkStore:
             raise NotFoundError(f"No such Batch object: {batch_id[:80]}")
         return stored.batch
 
-    def create(
-        self,
-        owner: str,
-        key_id: str,
-        *,
-        endpoint: str,
-        input_file_id: str,
-        window_s: float,
-        completion_window: str,
-        metadata: dict[str, str] | None,
-    ) -> BulkBatch:
+    def create(self, owner: str, key_id: str, new: NewBatch) -> BulkBatch:
         """Store a new batch.
 
         Raises:
             NotFoundError: The owner has no such file.
-            InvalidArgumentError: The path or the metadata is not allowed.
-            FailedPreconditionError: The owner has too many batches.
+            InvalidArgumentError: The path, the window or the metadata is not allowed.
+            OverloadedError: The owner has too many batches.
         """
-        if endpoint not in PATHS:
-            msg = f"endpoint {endpoint[:80]!r} is not supported; use {', '.join(sorted(PATHS))}"
+        window_s = duration_s(new.completion_window)
+        if window_s is None or not 1 <= window_s <= MAX_WINDOW_S:
+            raise InvalidArgumentError("completion_window is a duration up to 7d, such as 24h")
+        if new.endpoint not in PATHS:
+            paths = ", ".join(sorted(PATHS))
+            msg = f"endpoint {new.endpoint[:80]!r} is not supported; use {paths}"
             raise InvalidArgumentError(msg)
-        if len(metadata or {}) > MAX_METADATA or any(
-            len(key) > _KEY_CHARS or len(value) > _VALUE_CHARS
-            for key, value in (metadata or {}).items()
+        metadata = new.metadata or {}
+        if len(metadata) > MAX_METADATA or any(
+            len(key) > _KEY_CHARS or len(value) > _VALUE_CHARS for key, value in metadata.items()
         ):
             msg = f"metadata has up to {MAX_METADATA} names of {_KEY_CHARS} characters and values"
             raise InvalidArgumentError(f"{msg} of {_VALUE_CHARS}")
-        if self.file(owner, input_file_id).purpose != BATCH_PURPOSE:
-            raise InvalidArgumentError(f"{input_file_id} has not the purpose {BATCH_PURPOSE!r}")
+        if self.file(owner, new.input_file_id).purpose != BATCH_PURPOSE:
+            msg = f"{new.input_file_id} has not the purpose {BATCH_PURPOSE!r}"
+            raise InvalidArgumentError(msg)
         own = self.of(owner)
         if sum(batch.is_active for batch in own) >= MAX_ACTIVE:
             msg = f"{MAX_ACTIVE} batches are not over yet; wait, or cancel some"
@@ -293,12 +299,9 @@ class BulkStore:
         now = self.clock.now()
         batch = BulkBatch(
             id=f"batch_{secrets.token_hex(12)}",
-            endpoint=endpoint,
-            input_file_id=input_file_id,
-            completion_window=completion_window,
+            **msgspec.structs.asdict(new),
             created_at=int(now),
             expires_at=int(now + window_s),
-            metadata=metadata,
         )
         self.save(StoredBatch(batch=batch, owner=owner, key_id=key_id))
         return batch
