@@ -78,15 +78,15 @@ async def chat_body(request: PageRequest, form: Mapping[str, str]) -> bytes:
     try:
         messages = msgspec.json.decode(form.get("messages", ""), type=list[ChatMessage])
         most, temperature = int(form["max_tokens"]), float(form["temperature"])
+        is_bounded = 0 < len(messages) <= _MAX_MESSAGES and 1 <= most <= MAX_TOKENS
+        is_valid = is_bounded and math.isfinite(temperature)
     except (*UNDECODABLE, ValueError, KeyError):
-        raise RefusedError.of(
-            _BAD_REQUEST,
-            "send `messages` (a JSON list of role and content), `max_tokens` and `temperature`",
-        ) from None
-    if not 0 < len(messages) <= _MAX_MESSAGES:
-        raise RefusedError.of(_BAD_REQUEST, f"send 1 to {_MAX_MESSAGES} messages")
-    if not (1 <= most <= MAX_TOKENS and math.isfinite(temperature)):
-        detail = f"`max_tokens` must be 1 to {MAX_TOKENS}, and `temperature` a number"
+        is_valid = False
+    if not is_valid:
+        detail = (
+            f"send `messages` (a JSON list of role and content, 1 to {_MAX_MESSAGES} messages), "
+            f"`max_tokens` (1 to {MAX_TOKENS}) and `temperature` (a number)"
+        )
         raise RefusedError.of(_BAD_REQUEST, detail)
     document = {
         "model": f"{endpoint.name}:{version}" if version else endpoint.name,

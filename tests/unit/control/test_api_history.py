@@ -26,19 +26,19 @@ async def api(plane: ControlPlane, tmp_path: Path) -> AsyncIterator[httpx.AsyncC
     model.write_bytes(b"model")
     async with client_of(plane) as client:
         await client.post("/apply", json=document(model, "fraud", "churn", "Front"))
-        _fill(plane, fraud=10, churn=20)
+        _fill(plane, plane.telemetry.history, fraud=10, churn=20)
         yield client
 
 
-def _fill(plane: ControlPlane, **per_s: int) -> None:
+def _fill(plane: ControlPlane, history: RequestHistory, **per_s: int) -> None:
     now = plane.clock.now()
     totals = dict.fromkeys(per_s, Counted())
-    plane.telemetry.history.advance(now - 121)
+    history.advance(now - 121)
     for second in range(-120, 1):
-        plane.telemetry.history.advance(now + second)
+        history.advance(now + second)
         for name, count in per_s.items():
             totals[name] = totals[name].after([0.01] * count, errors=count // 20)
-            plane.telemetry.history.add(now + second, name, "1", totals[name])
+            history.add(now + second, name, "1", totals[name])
 
 
 async def test_a_series_has_rates_and_quantiles(api: httpx.AsyncClient) -> None:
@@ -52,6 +52,20 @@ async def test_a_series_has_rates_and_quantiles(api: httpx.AsyncClient) -> None:
     assert points[2]["rejections_per_s"] == 0
     assert points[2]["p50_s"] == pytest.approx(0.0105, rel=0.05)
     assert points[1]["at"] - points[0]["at"] == 10
+
+
+async def test_a_series_of_a_language_model_has_tokens_and_times_to_the_first(
+    api: httpx.AsyncClient, plane: ControlPlane
+) -> None:
+    _fill(plane, plane.telemetry.tokens.history, churn=30)
+    url = "/history?since_s=60&points=6&endpoint"
+    points = (await api.get(f"{url}=churn")).json()["points"]
+    other = (await api.get(f"{url}=fraud")).json()["points"]
+
+    assert points[2]["output_tokens_per_s"] == pytest.approx(30, rel=0.11)
+    assert points[2]["first_token_p50_s"] == pytest.approx(0.0105, rel=0.05)
+    assert points[2]["requests_per_s"] == pytest.approx(20, rel=0.11)
+    assert {point["output_tokens_per_s"] for point in other} == {None}
 
 
 async def test_before_anything_was_counted_a_series_is_empty(api: httpx.AsyncClient) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Query, Response
@@ -410,7 +411,18 @@ async def _points(
     edges = [*(window.begin for window in windows), *(window.end for window in windows[-1:])]
     loads = plane.telemetry.load_history.series(endpoint, edges, version=version)
     points = [_point(plane, window, load) for window, load in zip(windows, loads, strict=True)]
-    points = _with_tokens(points, plane.telemetry.tokens.history, endpoint, version, edges)
+    tokens = plane.telemetry.tokens.history
+    first, last = tokens.began_at, tokens.looked_at
+    if first is not None and last is not None and tokens.versions(endpoint):
+        for step, (begin, end) in enumerate(pairwise(edges)):
+            if first < end <= last:
+                of_step = tokens.window(endpoint, until=end, seconds=end - begin, version=version)
+                points[step] = replace(
+                    points[step],
+                    first_token_p50_s=of_step.quantile(0.5),
+                    first_token_p95_s=of_step.quantile(0.95),
+                    output_tokens_per_s=of_step.requests_per_s,
+                )
     began_at = plane.telemetry.history.began_at
     known_from = until if began_at is None else max(began_at, until - _DAY_S)
     before = sum(window.end <= known_from for window in windows)
@@ -427,34 +439,6 @@ async def _points(
         values = {name: by_step[step] for name, by_step in series.items() if step in by_step}
         points[step] = replace(points[step], **values)
     return points
-
-
-def _with_tokens(
-    points: Sequence[PointView],
-    history: RequestHistory,
-    endpoint: str,
-    version: str,
-    edges: Sequence[float],
-) -> list[PointView]:
-    """Return the points with the tokens that were counted between their edges."""
-    began_at, looked_at = history.began_at, history.looked_at
-    if began_at is None or looked_at is None or not history.versions(endpoint):
-        return list(points)
-    complete = []
-    for point, end in zip(points, edges[1:], strict=True):
-        if not (end > began_at and end <= looked_at):
-            complete.append(point)
-            continue
-        window = history.window(endpoint, until=end, seconds=end - point.at, version=version)
-        complete.append(
-            replace(
-                point,
-                first_token_p50_s=window.quantile(0.5),
-                first_token_p95_s=window.quantile(0.95),
-                output_tokens_per_s=window.requests_per_s,
-            )
-        )
-    return complete
 
 
 def _point(plane: ControlPlane, window: RequestWindow, load: LoadWindow) -> PointView:
