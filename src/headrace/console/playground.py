@@ -7,6 +7,7 @@ through the gateway with the key of the form, as in the form that tries an endpo
 
 import math
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Final
 
 import httpx
@@ -75,14 +76,13 @@ async def chat_body(request: PageRequest, form: Mapping[str, str]) -> bytes:
     version = form.get("version", "")
     if version and version not in {revision.version for revision in endpoint.status.revisions}:
         raise RefusedError.of(_BAD_REQUEST, f"'{endpoint.name}' has no version '{version[:20]}'")
-    try:
+    messages: list[ChatMessage] = []
+    most, temperature = 0, math.nan
+    with suppress(*UNDECODABLE, ValueError, KeyError):
         messages = msgspec.json.decode(form.get("messages", ""), type=list[ChatMessage])
         most, temperature = int(form["max_tokens"]), float(form["temperature"])
-        is_bounded = 0 < len(messages) <= _MAX_MESSAGES and 1 <= most <= MAX_TOKENS
-        is_valid = is_bounded and math.isfinite(temperature)
-    except (*UNDECODABLE, ValueError, KeyError):
-        is_valid = False
-    if not is_valid:
+    is_bounded = 0 < len(messages) <= _MAX_MESSAGES and 1 <= most <= MAX_TOKENS
+    if not (is_bounded and math.isfinite(temperature)):
         detail = (
             f"send `messages` (a JSON list of role and content, 1 to {_MAX_MESSAGES} messages), "
             f"`max_tokens` (1 to {MAX_TOKENS}) and `temperature` (a number)"

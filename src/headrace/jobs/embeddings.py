@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import orjson
 
@@ -23,13 +22,11 @@ from headrace.core import (
     TensorSpec,
     UnavailableError,
 )
+from headrace.core.encoders import EMBEDDING, TEXT
 from headrace.engine import ServiceTimes
 from headrace.protocol.openai import EMBEDDINGS_PATH, MAX_TEXTS
 from headrace.scoring.loading import LoadedModel
 from headrace.scoring.scorer import Scorer
-
-TEXT: Final = "text"
-EMBEDDING: Final = "embedding"
 
 
 @dataclass(kw_only=True)

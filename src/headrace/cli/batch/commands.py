@@ -307,7 +307,7 @@ def embed(
     """
     from headrace.cli.batch.embed import embedding_loader
     from headrace.cli.batch.run import run_batch
-    from headrace.jobs.embeddings import TEXT
+    from headrace.core.encoders import TEXT
 
     target = plane.target()
     load = embedding_loader(options, caller, url=url, target=target)

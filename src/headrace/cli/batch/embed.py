@@ -12,7 +12,8 @@ from headrace.cli.batch.openai import gateway_connection
 from headrace.client.conversation import Attempts
 from headrace.client.wires import blocking_transport
 from headrace.core import ReplicaSettings, SystemClock
-from headrace.jobs.embeddings import EMBEDDING, EmbeddingsEndpoint
+from headrace.core.encoders import EMBEDDING
+from headrace.jobs.embeddings import EmbeddingsEndpoint
 from headrace.jobs.messages import JobModel
 from headrace.scoring.scorer import Scorer
 
