@@ -200,17 +200,15 @@ class Attempts:
             try:
                 reply = yield SendMessage(exchange.message, self._left(deadline))
                 return exchange.read(reply)
-            except ConnectionLostError as error:
-                if not self.can_repeat:
-                    raise
-                problem: HeadraceError = UnavailableError(str(error), retry_after_s=None)
             except HeadraceError as error:
-                problem = error
-            if until is None and self.retry_for_s is not None:
-                until = self.clock.monotonic() + self.retry_for_s
-            delay_s = self._delay_s(problem, tries, until)
-            if delay_s is None:
-                raise problem
+                # No other variable has the error: its traceback would keep the connection open.
+                if until is None and self.retry_for_s is not None:
+                    until = self.clock.monotonic() + self.retry_for_s
+                delay_s = self._delay_s(error, tries, until)
+                if delay_s is None and self.can_repeat and isinstance(error, ConnectionLostError):
+                    raise UnavailableError(str(error), retry_after_s=None) from error
+                if delay_s is None:
+                    raise
             yield Pause(delay_s)
 
     def once(
@@ -221,6 +219,8 @@ class Attempts:
         return exchange.read(reply)
 
     def _delay_s(self, error: HeadraceError, tries: int, deadline: float | None) -> float | None:
+        if self.can_repeat and isinstance(error, ConnectionLostError):
+            error = UnavailableError(str(error), retry_after_s=None)
         delay_s = retry_delay_s(
             self.policy,
             error,
