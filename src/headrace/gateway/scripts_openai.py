@@ -256,6 +256,24 @@ local function with_events(count, text)
   return count
 end
 
+-- llama.cpp answers an input beyond the context of its model with 500, or with its own kind of 400.
+local function with_openai_code(handle)
+  local body = handle:body()
+  local text = body == nil and "" or body:getBytes(0, body:length())
+  local tokens, limit = text:match("%((%d+) tokens%) is too large to process.*size: (%d+)%)")
+  if tokens == nil and text:find('"exceed_context_size_error"', 1, true) then
+    tokens, limit = text:match('"n_prompt_tokens":(%d+)'), text:match('"n_ctx":(%d+)')
+  end
+  if tokens == nil or limit == nil then return end
+  local reason = "The input has " .. tokens .. " tokens, and the model takes " .. limit
+    .. " at most. Send a shorter input."
+  local changed = '{"error":{"message":"' .. reason .. '","type":"invalid_request_error",'
+    .. '"param":null,"code":"context_length_exceeded"}}'
+  local headers = handle:headers()
+  headers:replace(":status", "400")
+  headers:replace("content-length", tostring(body:setBytes(changed)))
+end
+
 function envoy_on_response(handle)
   local found = handle:streamInfo():dynamicMetadata():get(METADATA)
   if found == nil or found.model == nil then return end
@@ -263,7 +281,9 @@ function envoy_on_response(handle)
     tell(handle, name, 0)
   end
   local headers = handle:headers()
-  if headers:get(":status") ~= "200" then return end
+  local status = headers:get(":status")
+  if status == "400" or status == "500" then return with_openai_code(handle) end
+  if status ~= "200" then return end
   local is_stream = (headers:get("content-type") or ""):find("^text/event%-stream") ~= nil
   tell(handle, "unknown", 1)
   local began, removes = tonumber(found.began), is_stream and found.removes ~= nil

@@ -1,6 +1,7 @@
 """A language model in a confined replica, behind the gateway: its restart, and its refusal."""
 
 import json
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,6 +84,34 @@ def test_a_model_answers_for_an_upstream_that_is_down(system: System, model: Pat
         response = httpx.post(url, json=asked, timeout=60)
         assert (response.status_code, response.headers["x-headrace-endpoint"]) == (200, "chat")
         assert "Paris" in response.text
+
+
+def test_an_input_beyond_the_context_is_refused_with_the_numbers_of_tokens(
+    system: System, model: Path
+) -> None:
+    llm = SETTINGS["llm"] | {"pooling": "mean"}
+    system.start({"name": "chat", "model": str(model), **SETTINGS, "llm": llm})
+    system.wait_ready(120)
+    text = "cat " * 2000  # beyond the context of both slots together
+    chat = {"messages": [{"role": "user", "content": text}]}
+    url = f"{system.where().http_url}/v1"
+
+    for path, body in (
+        ("embeddings", {"input": "cat " * 600}),
+        ("embeddings", {"input": ["cat", text]}),
+        ("completions", {"prompt": text}),
+        ("chat/completions", chat),
+        ("chat/completions", chat | {"stream": True}),
+    ):
+        response = httpx.post(f"{url}/{path}", json=body | {"model": "chat"}, timeout=60)
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert error["type"] == "invalid_request_error"
+        assert error["code"] == "context_length_exceeded"
+        assert re.search(r"has \d{3,4} tokens, and the model takes 512 at most", error["message"])
+    tools = {"messages": [], "model": "chat", "tool_choice": 1}
+    other = httpx.post(f"{url}/chat/completions", json=tools, timeout=60)
+    assert "tokens, and the model" not in other.text
 
 
 def test_a_model_without_enough_memory_says_what_it_needs(system: System, model: Path) -> None:
