@@ -34,8 +34,8 @@ from headrace.streaming.settings import (
     EXIT_STALLED,
     EXIT_STOPPED_BY_RECORD,
     WorkerSettings,
+    check_settings,
 )
-from headrace.streaming.settings_checks import check_settings
 from headrace.streaming.worker import CHECK_EVERY_S, WorkerLoop
 from headrace.streaming.writer import ResultWriter
 

@@ -4,12 +4,15 @@ Durations are seconds, sizes bytes.
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
-from headrace.core import NullPolicy, ReplicaSettings
+from headrace.core import InvalidArgumentError, NullPolicy, ReplicaSettings
 from headrace.core.spec.stream_parts import (
+    FailurePolicy,
+    FormatKind,
     StreamErrorsSpec,
     StreamFormatSpec,
     StreamOpenAISpec,
@@ -58,10 +61,10 @@ class PushSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one stream worker. Fields that earlier versions stored are ignored."""
 
-    name: str
+    name: Annotated[str, Meta(pattern="^[^/]+$")]
     broker: str
     """URL of the broker; its scheme names the kind."""
-    topics: list[str]
+    topics: Annotated[list[str], Meta(min_length=1)]
     """Topics to read."""
     group: str
     member: str
@@ -91,12 +94,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Unix time at which a new group starts, instead of `start`."""
     session_timeout_s: float = 10.0
     group_protocol: GroupProtocol = GroupProtocol.AUTO
-    max_batch_size: int = 256
-    max_delay_s: float = 0.0
+    max_batch_size: Annotated[int, Meta(ge=1)] = 256
+    max_delay_s: Annotated[float, Meta(ge=0.0)] = 0.0
     """How long a batch waits for more records while the model is free."""
-    commit_interval_s: float = 0.005
+    commit_interval_s: Annotated[float, Meta(ge=0.0)] = 0.005
     """Shortest time between transactions, with exactly-once delivery."""
-    model_threads: int | None = None
+    model_threads: Annotated[int, Meta(ge=1)] | None = None
     """Batches that run at once; None for one per usable core, at most 4."""
     handover_s: float = 5.0
     """How long records in flight may take when a partition is revoked."""
@@ -114,6 +117,52 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Port for Prometheus; None for none."""
     log_format: str = "text"
     """`text` or `json`."""
+
+
+def check_settings(settings: WorkerSettings) -> None:
+    """Check that fields that are valid on their own agree; the spec's windows are checked there.
+
+    Raises:
+        InvalidArgumentError: Two settings exclude each other; the message names them.
+    """
+    errors, kind, only_pushes = settings.errors, settings.format.kind, False
+    if settings.features is not None:
+        only_pushes = not settings.sink and settings.model is None and settings.endpoint is None
+    for wrong, reason in (
+        (
+            settings.sink in settings.topics,
+            f"sink '{settings.sink}' is read too: answers would be scored again",
+        ),
+        (
+            settings.dead_letters in settings.topics,
+            f"dead_letters '{settings.dead_letters}' is read too: its records would never end",
+        ),
+        (
+            errors.policy is FailurePolicy.DEAD_LETTER and not settings.dead_letters,
+            "errors.policy dead_letter needs a topic in dead_letters (or use skip or stop)",
+        ),
+        (
+            errors.max_delay_s < errors.first_delay_s,
+            "errors.max_delay_s must not be less than errors.first_delay_s",
+        ),
+        (
+            bool(settings.output.key) and settings.output.forwards_tombstones,
+            "output.tombstones forward excludes output.key: a tombstone has no fields",
+        ),
+        (
+            not only_pushes and (settings.model is None) == (settings.endpoint is None),
+            "set exactly one of model and endpoint",
+        ),
+        (not only_pushes and not settings.sink, "sink is empty; name the topic of the answers"),
+        (
+            settings.windows is not None
+            and kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE, FormatKind.OPENAI},
+            f"windows need a format with fields, and the format {kind} has none",
+        ),
+    ):
+        if wrong:
+            msg = f"stream '{settings.name}': {reason}"
+            raise InvalidArgumentError(msg)
 
 
 EXIT_SETTINGS: Final = 2

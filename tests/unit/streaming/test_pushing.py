@@ -26,8 +26,7 @@ from headrace.streaming.codec import Added, EncodedAnswer
 from headrace.streaming.feature_push import Pusher, make_pusher
 from headrace.streaming.records import Record
 from headrace.streaming.scorer import make_stages
-from headrace.streaming.settings import PushSettings, WorkerSettings
-from headrace.streaming.settings_checks import check_settings
+from headrace.streaming.settings import PushSettings, WorkerSettings, check_settings
 from headrace.streaming.writer import ResultWriter
 from tests.unit.features.stores import MemoryStore
 from tests.unit.streaming.parts import MATRIX, record, scorer

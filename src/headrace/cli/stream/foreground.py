@@ -370,7 +370,7 @@ def _score(
 ) -> int:
     """Run the stream as another group up to the end; return the number of responses."""
     from headrace.core.spec.parse import SystemSpec
-    from headrace.streaming.settings_checks import check_settings
+    from headrace.streaming.settings import check_settings
     from headrace.streaming.windows.state_file import state_folder
 
     spec = SystemSpec.model_construct(version=1, streams=(stream,))

@@ -19,8 +19,12 @@ from headrace.core.spec.stream_parts import FormatKind, OpenAIPath, StreamOutput
 from headrace.core.spec.streams import StreamPushSpec
 from headrace.protocol.openai import MAX_TEXTS
 from headrace.streaming.broker import Delivery, GroupProtocol, StartPosition
-from headrace.streaming.settings import PushSettings, ScoringEndpoint, WorkerSettings
-from headrace.streaming.settings_checks import check_settings
+from headrace.streaming.settings import (
+    PushSettings,
+    ScoringEndpoint,
+    WorkerSettings,
+    check_settings,
+)
 
 _ANSWER_TIMEOUT_S: Final = 600.0
 """Timeout of a request of OpenAI's API; the endpoint has a shorter one."""

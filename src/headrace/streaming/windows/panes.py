@@ -8,7 +8,7 @@ order, to the last bit: reading records again gives the same values.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -20,8 +20,6 @@ from headrace.streaming.formats import Column, ValueReader
 from headrace.streaming.records import MAX_TIME_S, Record, unix_time
 
 MICROSECONDS: Final = 1_000_000
-MAX_PANES: Final = 10_000
-"""Maximum panes of a window, which bounds the work for one value."""
 
 
 def microseconds(seconds: float) -> int:
@@ -33,45 +31,6 @@ def pane_us(window: StreamWindowSpec) -> int:
     """Return the pane length of a window."""
     size = microseconds(window.size_s)
     return math.gcd(size, size if window.slide_s is None else microseconds(window.slide_s))
-
-
-def window_mistakes(settings: StreamWindowsSpec) -> Iterator[str]:
-    """Yield all mistakes in the settings, as text for users."""
-    if not settings.windows:
-        yield "windows is empty; remove it"
-    names = [window.name for window in settings.windows]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"two windows are called '{name}'"
-    for description, value in (
-        ("lateness_s", settings.lateness_s),
-        ("ahead_s", settings.ahead_s),
-        ("checkpoint_s", settings.checkpoint_s),
-    ):
-        if not 0 <= value < math.inf:
-            yield f"windows.{description} must be a non-negative number, not {value}"
-    for index, window in enumerate(settings.windows):
-        for mistake in _mistakes(window):
-            yield f"windows.windows[{index}]: {mistake}"
-
-
-def _mistakes(window: StreamWindowSpec) -> Iterator[str]:
-    if not window.name:
-        yield "name is empty"
-    if window.function is not Function.COUNT and not window.field:
-        yield f"{window.function} needs a field"
-    slide_s = window.size_s if window.slide_s is None else window.slide_s
-    minimum = 1 / MICROSECONDS
-    if not (minimum <= slide_s <= window.size_s < math.inf):
-        yield (
-            f"slide_s ({slide_s:g}) must be at most size_s ({window.size_s:g}), and both must be "
-            "finite and at least a microsecond"
-        )
-    elif microseconds(window.size_s) // pane_us(window) > MAX_PANES:
-        yield (
-            f"size_s ({window.size_s:g}) and slide_s ({slide_s:g}) make windows of "
-            f"{microseconds(window.size_s) // pane_us(window)} parts; at most {MAX_PANES} are "
-            "allowed: choose a larger slide_s that divides size_s"
-        )
 
 
 Number = int | float

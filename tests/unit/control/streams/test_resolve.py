@@ -19,7 +19,7 @@ from headrace.core.spec.parse import SpecError, parse_spec
 from headrace.core.spec.stream_parts import FailurePolicy
 from headrace.registry import Registry
 from headrace.streaming.broker import Delivery
-from headrace.streaming.settings_checks import check_settings
+from headrace.streaming.settings import check_settings
 from tests.unit.control.api_client import client_of
 from tests.unit.control.conftest import inspect
 

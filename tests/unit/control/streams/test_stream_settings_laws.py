@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from headrace.control.desired.resolve_streams import stream_settings
 from headrace.core import ReplicaSettings
 from headrace.core.spec.parse import SpecError, StreamSpec, parse_spec
-from headrace.core.spec.stream_agreement import MAX_PARTS
-from headrace.streaming.settings import PushSettings, ScoringEndpoint, WorkerSettings
-from headrace.streaming.settings_checks import check_settings
-from headrace.streaming.windows.panes import MAX_PANES
+from headrace.streaming.settings import (
+    PushSettings,
+    ScoringEndpoint,
+    WorkerSettings,
+    check_settings,
+)
 
 TOPICS = ["in", "out", "pay-dead-letters", "more"]
 NUMBERS = st.sampled_from([-1.0, 0.0, 1e-6, 0.3, 0.5, 1, 2, 60, 3600, 1e300, float("nan")])
@@ -114,7 +116,3 @@ def test_what_the_spec_takes_workers_take(document: dict[str, Any]) -> None:
 
     check_settings(told)
     assert msgspec.json.decode(msgspec.json.encode(told), type=WorkerSettings) == told
-
-
-def test_a_window_may_have_as_many_parts_here_as_there() -> None:
-    assert MAX_PARTS == MAX_PANES

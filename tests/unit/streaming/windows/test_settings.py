@@ -1,7 +1,5 @@
 """Windows that cannot work are refused, each with its place and the way out."""
 
-import math
-
 import msgspec
 import pytest
 
@@ -15,9 +13,7 @@ from headrace.core.spec.stream_parts import (
     StreamWindowsSpec,
 )
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.settings import WorkerSettings
-from headrace.streaming.settings_checks import check_settings
-from headrace.streaming.windows.panes import window_mistakes
+from headrace.streaming.settings import WorkerSettings, check_settings
 from headrace.streaming.windows.state_file import state_folder
 from tests.unit.streaming.parts import scorer, signature, spec
 
@@ -46,65 +42,6 @@ def test_settings_that_know_no_windows_are_read_as_before() -> None:
 
     assert (found.windows, found.features) == (None, None)
     assert found.errors.policy is FailurePolicy.DEAD_LETTER
-
-
-def test_windows_come_from_json_and_are_fine() -> None:
-    text = (
-        b'{"windows": [{"name": "n", "size_s": 6, "slide_s": 5, "function":"mean", "field": "v"}]}'
-    )
-    found = msgspec.json.decode(text, type=StreamWindowsSpec)
-
-    assert list(window_mistakes(found)) == []
-    assert found.windows[0].function is Function.MEAN
-    check_settings(settings(*found.windows))
-
-
-@pytest.mark.parametrize(
-    ("told", "why"),
-    [
-        (StreamWindowsSpec(windows=[]), "is empty"),
-        (StreamWindowsSpec(windows=[ONE, ONE]), "two windows are called 'n'"),
-        (StreamWindowsSpec(windows=[ONE], lateness_s=-1), "windows.lateness_s must be"),
-        (StreamWindowsSpec(windows=[ONE], ahead_s=math.nan), "windows.ahead_s must be"),
-        (
-            StreamWindowsSpec(windows=[ONE], checkpoint_s=math.inf),
-            "windows.checkpoint_s must be",
-        ),
-        (
-            StreamWindowsSpec(windows=[StreamWindowSpec(name="", size_s=1)]),
-            r"windows\[0\]: name is empty",
-        ),
-        (
-            StreamWindowsSpec(
-                windows=[StreamWindowSpec(name="s", size_s=1, function=Function.SUM)]
-            ),
-            "sum needs a field",
-        ),
-        (
-            StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=1, slide_s=2)]),
-            "must be at most size_s",
-        ),
-        (
-            StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=0)]),
-            "at least a microsecond",
-        ),
-        (
-            StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=math.inf)]),
-            "both must be finite",
-        ),
-        (
-            StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=math.nan)]),
-            "both must be finite",
-        ),
-        (
-            StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=3600, slide_s=0.1)]),
-            "make windows of 36000 parts; at most 10000",
-        ),
-    ],
-)
-def test_mistakes_are_told(told: StreamWindowsSpec, why: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=why):
-        check_settings(msgspec.structs.replace(settings(), windows=told))
 
 
 @pytest.mark.parametrize("kind", [FormatKind.RAW, FormatKind.OPEN_INFERENCE])
