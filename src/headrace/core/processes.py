@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -126,6 +127,21 @@ def port_user(port: int) -> str:
 def python_module(module: str, *arguments: str) -> list[str]:
     """Return the command line that runs `module` with this interpreter."""
     return [sys.executable, "-m", module, *arguments]
+
+
+def end_with_parent() -> None:
+    """Send SIGTERM to this process when the other end of `PASSED_FD` closes.
+
+    The parent holds that end of a pipe; the kernel closes it however the parent ends.
+    """
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(PASSED_FD, 1):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from headrace.core import ConflictError, HeadraceError, SystemClock
+from headrace.core.processes import end_with_parent
 from headrace.core.variables import url_filled_in
 from headrace.observe import configure_logging
 from headrace.scoring.scorer import Scorer
@@ -37,10 +38,8 @@ from headrace.streaming.settings import (
     check_settings,
 )
 from headrace.streaming.worker import CHECK_EVERY_S, WorkerLoop
-from headrace.streaming.writer import ResultWriter
 
 _USAGE = "usage: python -m headrace.streaming --settings FILE.json [--attached]"
-_PARENT_FD = 3
 _STOP_SIGNALS = signal.SIGTERM, signal.SIGINT
 _STOP_MARGIN_S = 5.0
 """Longest time from the end of the drain time to the end of the process."""
@@ -57,7 +56,7 @@ def main(arguments: list[str]) -> int:
         case ["--settings", file]:
             pass
         case ["--settings", file, "--attached"]:
-            threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+            end_with_parent()
         case _:
             print(_USAGE, file=sys.stderr)  # noqa: T201  # there is no log yet
             return EXIT_SETTINGS
@@ -102,8 +101,7 @@ def run(settings: WorkerSettings) -> int:
     except KeyboardInterrupt:  # a signal before streaming began
         return 0
     watchdog.watch(worker)
-    writer = ResultWriter(settings, worker.limits)
-    threads = ModelThreads(answerers, writer, clock=SystemClock(), wake=worker.wake)
+    threads = ModelThreads(answerers, worker.writer, clock=SystemClock(), wake=worker.wake)
     try:
         worker.run(threads)
     except HeadraceError as error:
@@ -184,16 +182,6 @@ class _Watchdog:
                 _log.error("the main thread is in this call:\n%s", "".join(stack))
                 _log.error("%s, and ends", reason)  # the control plane reports the last line
                 os._exit(EXIT_STALLED)
-
-
-def _end_with_parent() -> None:
-    while True:
-        try:
-            if not os.read(_PARENT_FD, 1):
-                break
-        except OSError:
-            break
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

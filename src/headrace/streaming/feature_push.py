@@ -54,29 +54,26 @@ class Pusher:
     def push(self, records: Sequence[Record], added: Added) -> dict[int, HeadraceError]:
         """Write the rows of records; return errors by record position.
 
+        Args:
+            added: Fields of the records in addition to their own, without errors.
+
         Raises:
             HeadraceError: The store is unavailable, or cannot be written.
         """
-        errors: dict[int, HeadraceError] = dict(added.errors)
+        errors: dict[int, HeadraceError] = {}
         columns: Mapping[str, Column] = {}
-        unread: Mapping[int, HeadraceError] = {}
         if self._reads is not None:
             fields = self._reads.decode(records)
-            columns, unread = fields.columns, fields.errors
+            columns, errors = fields.columns, dict(fields.errors)
         rows: list[dict[str, object]] = []
         positions: list[int] = []
-        row_index = -1
-        for position, record in enumerate(records):
-            row_index += position not in unread
-            error = errors.get(position) or unread.get(position)
-            if error is None:
-                try:
-                    rows.append(self._row(record, position, row_index, columns, added))
-                    positions.append(position)
-                except InvalidArgumentError as wrong:
-                    error = wrong
-            if error is not None:
-                errors[position] = error
+        readable = [position for position in range(len(records)) if position not in errors]
+        for row_index, position in enumerate(readable):
+            try:
+                rows.append(self._row(records[position], position, row_index, columns, added))
+                positions.append(position)
+            except InvalidArgumentError as wrong:
+                errors[position] = wrong
         refused = refusals(self._view, rows)
         fit = [row for index, row in enumerate(rows) if index not in refused]
         if fit:
@@ -127,12 +124,10 @@ def make_pusher(settings: WorkerSettings) -> Pusher:
     push_settings = settings.features
     assert push_settings is not None
     home = Path(push_settings.home or settings.home or ".")
-    has_view = bool(push_settings.definition)
-    view = (
-        decode_view(push_settings.definition)
-        if has_view
-        else applied_definitions(home).view(push_settings.view)
-    )
+    if push_settings.definition:
+        view = decode_view(push_settings.definition)
+    else:
+        view = applied_definitions(home).view(push_settings.view)
     names = [*view.join_keys, *(feature.name for feature in view.features)]
     unknown = sorted(push_settings.fields.keys() - set(names))
     if unknown:
@@ -149,15 +144,11 @@ def make_pusher(settings: WorkerSettings) -> Pusher:
         msg = f"features need a format with fields, and the format {settings.format.kind} has none"
         raise InvalidArgumentError(msg)
     layout = FieldLayout(inputs=(), outputs=(), passed=tuple(dict.fromkeys(record_fields)))
-    url = push_settings.online_store or online_store_url(home)
-    url = (
-        url_filled_in(url, description="the URL of the online store")
-        if push_settings.online_store
-        else url
-    )
+    if url := push_settings.online_store:
+        url = url_filled_in(url, description="the URL of the online store")
     return Pusher(
         view,
-        open_online_store(url, timeout_s=push_settings.timeout_s),
+        open_online_store(url or online_store_url(home), timeout_s=push_settings.timeout_s),
         make_reader(settings.format, layout) if record_fields else None,
         fields=fields,
         time=push_settings.time,

@@ -22,7 +22,7 @@ from headrace.streaming.metrics import Counters
 from headrace.streaming.records import TopicPartition
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.session import Windows
-from headrace.streaming.writer import NO_LIMITS, ResultWriter
+from headrace.streaming.writer import ResultWriter
 
 MAX_BATCHES: Final = 64
 """Batches in flight, also those that wait for an earlier one: a kill loses their answers."""
@@ -145,11 +145,11 @@ class PollLoop:
         settings: WorkerSettings,
         runner: Runner,
         counters: Counters,
+        writer: ResultWriter,
         *,
         clock: Clock,
         chance: Callable[[], float],
         windows: Windows | None = None,
-        limits: Mapping[str, int] = NO_LIMITS,
     ) -> None:
         self.windows = windows
         self.prefetch = PrefetchBuffer(
@@ -163,7 +163,7 @@ class PollLoop:
         self._is_exact = settings.delivery is Delivery.EXACTLY_ONCE
         """Whether deliveries are transactions, which are expensive regardless of their size."""
         self._runner = runner
-        self._writer = ResultWriter(settings, limits)
+        self._writer = writer
         self._errors = settings.errors
         self._counters = counters
         self._clock = clock

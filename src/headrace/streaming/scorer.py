@@ -4,11 +4,10 @@ Batches run on their own threads, so that a slow model never blocks polling. A f
 alone. Records share runs and padding as requests do in the endpoint's engine.
 """
 
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Final, NamedTuple, Protocol
 
@@ -66,37 +65,7 @@ class ScoreRecords(Protocol):
     def answer(
         self, records: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
     ) -> list[Result]:
-        """Return the result of each record; see `RecordScorer.answer`."""
-
-    def count(self) -> Counted:
-        """Return the runs since the last call."""
-
-
-class RecordScorer:
-    """Scores records with a model. Used by one thread."""
-
-    def __init__(
-        self,
-        scorer: Scorer,
-        codec: Codec,
-        *,
-        max_batch_size: int,
-        outputs: Sequence[str] | None = None,
-        max_age_s: float | None = None,
-    ) -> None:
-        self._scorer = scorer
-        self._codec = codec
-        self._outputs = outputs
-        self._max_batch_size = max_batch_size
-        self._max_age_s = math.inf if max_age_s is None else max_age_s
-        self._plan = scorer.loaded.plan
-        self._shapes = Shapes(scorer.signature, self._plan)
-        self._counted = Counted()
-
-    def answer(
-        self, records: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
-    ) -> list[Result]:
-        """Return the answer to each record, or the reason why it has none.
+        """Return the result of each record: its answer, or the reason why it has none.
 
         Args:
             now_s: Unix time, to find records that are too old.
@@ -105,37 +74,49 @@ class RecordScorer:
         Raises:
             HeadraceError: The error affects all records, and may be temporary.
         """
-        results: dict[int, Result] = dict(added.errors)
-        fresh = records
-        positions: Sequence[int] = range(len(records))
-        if self._max_age_s != math.inf:
-            results |= self._too_old(records, now_s)
-        if results:
-            positions = [index for index in positions if index not in results]
-            fresh = [records[position] for position in positions]
-            added = added.select(positions)
-        if fresh:
-            decoded = self._codec.decode(fresh, added)
-            results.update((positions[index], error) for index, error in decoded.errors.items())
-            for run in self._runs(decoded.groups):
-                self._run(run, positions, results)
+
+    def count(self) -> Counted:
+        """Return the runs since the last call."""
+
+
+class RecordScorer:
+    """Scores records that have a value. Used by one thread."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        codec: Codec,
+        *,
+        max_batch_size: int,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        self._scorer = scorer
+        self._codec = codec
+        self._outputs = outputs
+        self._max_batch_size = max_batch_size
+        self._plan = scorer.loaded.plan
+        self._shapes = Shapes(scorer.signature, self._plan)
+        self._counted = Counted()
+
+    def answer(self, records: Sequence[Record], added: Added = NO_ADDED_FIELDS) -> list[Result]:
+        """Return the answer to each record, or the reason why it has none.
+
+        Args:
+            added: Fields of the records in addition to their own.
+
+        Raises:
+            HeadraceError: The error affects all records, and may be temporary.
+        """
+        decoded = self._codec.decode(records, added)
+        results: dict[int, Result] = dict(decoded.errors)
+        for run in self._runs(decoded.groups):
+            self._run(run, results)
         return list(map(results.__getitem__, range(len(records))))
 
     def count(self) -> Counted:
         """Return the runs since the last call."""
         counted, self._counted = self._counted, Counted()
         return counted
-
-    def _too_old(self, records: Sequence[Record], now_s: float) -> dict[int, Result]:
-        errors: dict[int, Result] = {}
-        for index, record in enumerate(records):
-            age_s = now_s - record.timestamp_s
-            if record.timestamp_s > 0 and age_s > self._max_age_s:
-                msg = (
-                    f"the record is {age_s:.1f} s old; only records up to {self._max_age_s:g} s are"
-                )
-                errors[index] = TooOldError(f"{msg} scored")
-        return errors
 
     def _runs(self, groups: Sequence[ShapeGroup]) -> list[list[_Part]]:
         """Return which groups run together, within `max_batch_size` rows."""
@@ -156,9 +137,7 @@ class RecordScorer:
             runs.append([part for part in taken if isinstance(part, _Part)])
         return runs
 
-    def _run(
-        self, parts: list[_Part], positions: Sequence[int], results: dict[int, Result]
-    ) -> None:
+    def _run(self, parts: list[_Part], results: dict[int, Result]) -> None:
         inputs, length = join(parts, self._plan)
         rows = sum(part.rows for part in parts)
         self._counted = Counted(self._counted.runs + 1, self._counted.rows + rows)
@@ -167,28 +146,22 @@ class RecordScorer:
         except HeadraceError as error:
             if is_retryable(error):
                 raise
-            results.update(
-                (positions[index], error) for part in parts for index in part.shape_group.positions
-            )
+            results.update((at, error) for part in parts for at in part.shape_group.positions)
             return
         scored_records: list[Sequence[int]] = [
             range(len(part.shape_group.positions)) for part in parts
         ]
         if scored.errors:
-            scored_records = self._rows_without_errors(parts, scored, positions, results)
+            scored_records = self._rows_without_errors(parts, scored, results)
             if not scored.outputs:
                 return
         outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
         for part, part_outputs, valid in zip(parts, outputs, scored_records, strict=True):
             if len(valid):
-                self._encode(part.shape_group, arrays_of(part_outputs), valid, positions, results)
+                self._encode(part.shape_group, arrays_of(part_outputs), valid, results)
 
     def _rows_without_errors(
-        self,
-        parts: list[_Part],
-        scored: ScoredRows,
-        positions: Sequence[int],
-        results: dict[int, Result],
+        self, parts: list[_Part], scored: ScoredRows, results: dict[int, Result]
     ) -> list[Sequence[int]]:
         """Return the good records of each part; keep only their rows in the parts."""
         by_part: list[Sequence[int]] = []
@@ -203,7 +176,7 @@ class RecordScorer:
                 if bad is None:
                     valid.append(index)
                 else:
-                    results[positions[position]] = bad
+                    results[position] = bad
             by_part.append(valid)
             part.rows = sum(row not in scored.errors for row in range(first, end))
             first = end
@@ -214,90 +187,94 @@ class RecordScorer:
         group: ShapeGroup,
         outputs: Tensors,
         selected: Sequence[int],
-        positions: Sequence[int],
         results: dict[int, Result],
     ) -> None:
-        answers: Sequence[Result]
+        """Add the answers to the selected records; an error is only its own record's."""
+        positions = [group.positions[index] for index in selected]
         try:
-            answers = self._codec.encode(group, outputs, selected)
+            results.update(
+                zip(positions, self._codec.encode(group, outputs, selected), strict=True)
+            )
         except HeadraceError as error:
             if is_retryable(error):
                 raise
-            # An unwritable value, such as a passed field, fails only its own record.
-            answers = [error] if len(selected) == 1 else self._one_by_one(group, outputs, selected)
-        if len(selected) == len(group.positions):
-            # A range has all records in order, so a group's positions are the records' positions.
-            is_all = isinstance(positions, range)
-            scored = group.positions if is_all else [positions[index] for index in group.positions]
-            results.update(zip(scored, answers, strict=True))
-            return
-        for index, answer in zip(selected, answers, strict=True):
-            results[positions[group.positions[index]]] = answer
-
-    def _one_by_one(
-        self, group: ShapeGroup, outputs: Tensors, selected: Sequence[int]
-    ) -> list[Result]:
-        answers: list[Result] = []
-        for row, index in enumerate(selected):
-            rows = slice(row * group.rows_each, (row + 1) * group.rows_each)
-            alone = outputs
-            if self._scorer.signature.batched:
-                alone = {name: array[rows] for name, array in outputs.items()}
-            try:
-                answers += self._codec.encode(group, alone, [index])
-            except HeadraceError as error:
-                if is_retryable(error):
-                    raise
-                answers.append(error)
-        return answers
+            if len(selected) == 1:
+                results[positions[0]] = error
+                return
+            for row, index in enumerate(selected):
+                alone = outputs
+                if self._scorer.signature.batched:
+                    rows = slice(row * group.rows_each, (row + 1) * group.rows_each)
+                    alone = {name: array[rows] for name, array in outputs.items()}
+                self._encode(group, alone, [index], results)
 
 
 class Stages:
     """Pushes records to an online store, then scores them; handles tombstones separately.
 
     Args:
-        answers: Scores records that have a value; None where they are only pushed.
+        scorer: Scores records that have a value; None where they are only pushed.
         forwards: Whether tombstones are answered by a tombstone; else they get no answer.
         pusher: Writes records to an online store before they are scored; None for no push.
+        max_age_s: Older records are not scored; None for any age.
     """
 
     def __init__(
-        self, answers: ScoreRecords | None, *, forwards: bool, pusher: Pusher | None = None
+        self,
+        scorer: RecordScorer | None,
+        *,
+        forwards: bool,
+        pusher: Pusher | None = None,
+        max_age_s: float | None = None,
     ) -> None:
-        self._answers = answers
+        self._scorer = scorer
         self._forwards = forwards
         self._pusher = pusher
+        self._max_age_s = max_age_s
 
     def answer(
         self, records: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
     ) -> list[Result]:
         """Return the result of each record; see `ScoreRecords`."""
-        answers, pusher = self._answers, self._pusher
-        values = [record.value for record in records]
-        if answers is not None and pusher is None and None not in values:  # the usual case
-            return answers.answer(records, now_s=now_s, added=added)
-        results: list[Result] = [None] * len(records)
-        rest = [index for index, value in enumerate(values) if value is not None]
-        for index, record in enumerate(records):
-            if record.value is None and self._forwards:
-                results[index] = InvalidArgumentError("the record has neither a value nor a key")
-                if record.key is not None:
-                    results[index] = EncodedAnswer(record.key, None)
-        if pusher is not None and rest:
-            errors = pusher.push([records[position] for position in rest], added.select(rest))
-            for index, error in errors.items():
-                results[rest[index]] = error
-            rest = [position for index, position in enumerate(rest) if index not in errors]
-        if answers is not None and rest:
-            some = [records[position] for position in rest]
-            scored = answers.answer(some, now_s=now_s, added=added.select(rest))
-            for position, answer in zip(rest, scored, strict=True):
-                results[position] = answer
-        return results
+        results: dict[int, Result] = dict(added.errors)
+        if None in [record.value for record in records]:
+            for index, record in enumerate(records):
+                if record.value is None:
+                    results[index] = _tombstone(record) if self._forwards else None
+        if self._pusher is not None:
+            left, fresh, extra = _left(records, added, results)
+            pushed = self._pusher.push(fresh, extra) if fresh else {}
+            results.update((left[index], error) for index, error in pushed.items())
+        if self._max_age_s is not None:
+            for index, record in enumerate(records):
+                age_s = now_s - record.timestamp_s
+                if index not in results and record.timestamp_s > 0 and age_s > self._max_age_s:
+                    limit = f"only records up to {self._max_age_s:g} s are scored"
+                    results[index] = TooOldError(f"the record is {age_s:.1f} s old; {limit}")
+        if self._scorer is not None and not results:  # the usual case
+            return self._scorer.answer(records, added)
+        left, fresh, extra = _left(records, added, results)
+        if self._scorer is not None and fresh:
+            results.update(zip(left, self._scorer.answer(fresh, extra), strict=True))
+        return [results.get(index) for index in range(len(records))]
 
     def count(self) -> Counted:
         """Return the runs since the last call; see `ScoreRecords`."""
-        return Counted() if self._answers is None else self._answers.count()
+        return Counted() if self._scorer is None else self._scorer.count()
+
+
+def _tombstone(record: Record) -> Result:
+    if record.key is None:
+        return InvalidArgumentError("the record has neither a value nor a key")
+    return EncodedAnswer(record.key, None)
+
+
+def _left(
+    records: Sequence[Record], added: Added, results: Mapping[int, Result]
+) -> tuple[list[int], list[Record], Added]:
+    """Return records without a result: their positions, themselves and their added fields."""
+    left = [index for index in range(len(records)) if index not in results]
+    return left, [records[index] for index in left], added.select(left)
 
 
 def load_scorer(settings: WorkerSettings) -> Scorer | None:
@@ -318,7 +295,7 @@ def load_scorer(settings: WorkerSettings) -> Scorer | None:
     return Scorer(load(model), name=model.model_name, version=model.model_version)
 
 
-def make_stages(settings: WorkerSettings, scorer: Scorer | None) -> list[ScoreRecords]:
+def make_stages(settings: WorkerSettings, scorer: Scorer | None) -> list[Stages]:
     """Return the scoring stages, one for each thread.
 
     Raises:
@@ -331,20 +308,22 @@ def make_stages(settings: WorkerSettings, scorer: Scorer | None) -> list[ScoreRe
     if settings.features is not None:
         count = 1  # rows of the same time are pushed in order
         pusher = make_pusher(settings)
-    forwards = bool(settings.sink) and settings.output.forwards_tombstones
-    stages: list[ScoreRecords] = []
-    for _ in range(count):
-        answers = None
-        if scorer is not None:
-            answers = RecordScorer(
+    return [
+        Stages(
+            None
+            if scorer is None
+            else RecordScorer(
                 scorer,
                 make_codec(settings, scorer),
                 max_batch_size=settings.max_batch_size,
                 outputs=settings.output.outputs or None,
-                max_age_s=settings.errors.max_age_s,
-            )
-        stages.append(Stages(answers, forwards=forwards, pusher=pusher))
-    return stages
+            ),
+            forwards=bool(settings.sink) and settings.output.forwards_tombstones,
+            pusher=pusher,
+            max_age_s=settings.errors.max_age_s,
+        )
+        for _ in range(count)
+    ]
 
 
 class ModelThreads:

@@ -6,7 +6,8 @@ status, and check for a stall.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from random import Random
 from typing import Final
 
@@ -21,6 +22,7 @@ from headrace.streaming.poll_loop import PollLoop, Runner, StoppedByRecordError
 from headrace.streaming.records import PartitionLag, TopicPartition
 from headrace.streaming.settings import PartitionStatus, StreamStatus, WorkerSettings, WorkerState
 from headrace.streaming.windows.session import Windows
+from headrace.streaming.writer import ResultWriter
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class WorkerLoop:
         self.counters = Counters()
         self.limits: dict[str, int] = {}
         """Largest record in bytes of each output topic, as far as the broker tells it."""
+        self.writer = ResultWriter(settings, self.limits)
         self._status = StreamStatus(stream=settings.name, member=settings.member)
         self._broker = broker
         self._clock = clock or SystemClock()
@@ -75,8 +78,6 @@ class WorkerLoop:
         self._is_paused = settings.paused
         self._last_error = ""
         self._status_at = 0.0
-        self._lag: dict[TopicPartition, PartitionLag] = {}
-        self._lag_problem = ""
         self._progress_at = self._assigned_at = self._clock.monotonic()
         self._expired_before = 0
         """Value of the counter at the start of the session."""
@@ -167,58 +168,52 @@ class WorkerLoop:
             if limit_bytes is not None:
                 self.limits[topic] = limit_bytes
         self._record_progress()
-        windows = None
-        if settings.windows is not None:
-            windows = Windows(settings, broker, self.counters.windows, clock=self._clock)
-        poll_loop = PollLoop(
-            settings,
-            runner,
-            self.counters,
-            clock=self._clock,
-            chance=self._random.random,
-            windows=windows,
-            limits=self.limits,
-        )
-        membership = Membership(
-            group=settings.group,
-            member=settings.member,
-            topics=tuple(settings.topics),
-            delivery=settings.delivery,
-            start=settings.start,
-            start_s=settings.start_s,
-            session_timeout_s=settings.session_timeout_s,
-            protocol=settings.group_protocol,
-        )
-        try:
+        with ExitStack() as stack:
+            windows = None
+            if settings.windows is not None:
+                windows = Windows(settings, broker, self.counters.windows, clock=self._clock)
+                stack.callback(windows.close)
+            poll_loop = PollLoop(
+                settings,
+                runner,
+                self.counters,
+                self.writer,
+                clock=self._clock,
+                chance=self._random.random,
+                windows=windows,
+            )
+            membership = Membership(
+                group=settings.group,
+                member=settings.member,
+                topics=tuple(settings.topics),
+                delivery=settings.delivery,
+                start=settings.start,
+                start_s=settings.start_s,
+                session_timeout_s=settings.session_timeout_s,
+                protocol=settings.group_protocol,
+            )
             session = broker.join(membership, poll_loop)
-        except BaseException:
-            if windows is not None:
-                windows.close()
-            raise
-        self.counters.sessions += 1
-        self._expired_before = self.counters.expired
-        poll_loop.session = self._session = session
-        _log.info("joined", extra={"stream": settings.name, "group": settings.group})
-        try:
-            while not self._stopping.is_set():
+            self.counters.sessions += 1
+            self._expired_before = self.counters.expired
+            poll_loop.session = self._session = session
+            _log.info("joined", extra={"stream": settings.name, "group": settings.group})
+            try:
+                while not self._stopping.is_set():
+                    self._record_progress()
+                    poll_loop.is_paused = self._is_paused
+                    poll_loop.run_once()
+                    self._update_status(poll_loop, session)
+                self._update_status(poll_loop, session, WorkerState.STOPPING)
+                poll_loop.drain(until=self._clock.monotonic() + settings.drain_timeout_s)
+            except StoppedByRecordError:
+                session.flush(LAST_FLUSH_S)
+                raise
+            finally:
+                self._last_error = poll_loop.last_error or self._last_error
                 self._record_progress()
-                poll_loop.is_paused = self._is_paused
-                poll_loop.run_once()
-                self._update_status(poll_loop, session)
-            self._update_status(poll_loop, session, WorkerState.STOPPING, force=True)
-            poll_loop.drain(until=self._clock.monotonic() + settings.drain_timeout_s)
-        except StoppedByRecordError:
-            session.flush(LAST_FLUSH_S)
-            raise
-        finally:
-            self._last_error = poll_loop.last_error or self._last_error
-            self._record_progress()
-            session.close()
-            self._session = None
-            if windows is not None:
-                windows.close()
-            self._lag = {}
-            self._update_status(poll_loop, session, WorkerState.STOPPED, force=True)
+                session.close()
+                self._session = None
+                self._update_status(poll_loop, session, WorkerState.STOPPED)
 
     def _record_progress(self) -> None:
         self._progress_at = self._clock.monotonic()
@@ -239,50 +234,46 @@ class WorkerLoop:
         self._wait(self._stopping, REJOIN.jittered_s(failures, chance=self._random.random()))
 
     def _update_status(
-        self,
-        poll_loop: PollLoop,
-        session: ConsumerSession,
-        state: WorkerState | None = None,
-        *,
-        force: bool = False,
+        self, poll_loop: PollLoop, session: ConsumerSession, state: WorkerState | None = None
     ) -> None:
-        """Replace the status, if it is due."""
+        """Replace the status: with a state of the session's end at once, else if it is due."""
         now = self._clock.monotonic()
-        if now < self._status_at and not force:
+        if now < self._status_at and state is None:
             return
         self._status_at = now + STATUS_EVERY_S
         self.counters.expired = self._expired_before + session.expired
-        is_over = state is WorkerState.STOPPED
         if poll_loop.partitions:
             self._assigned_at = now
-        if not is_over:
-            try:
-                self._lag, self._lag_problem = dict(session.lag()), ""
-            except HeadraceError as error:
-                self._lag, self._lag_problem = {}, str(error)
-        if state is None and not session.is_member:
-            is_new = self._status.state is WorkerState.STARTING
-            state = WorkerState.STARTING if is_new else WorkerState.RECONNECTING
-        elif state is None and self._is_paused:
-            state = WorkerState.PAUSED
-        elif state is None:
-            is_retrying = session.problem or poll_loop.in_flight.waiting()
-            state = WorkerState.RETRYING if is_retrying else WorkerState.RUNNING
-        partitions = (
-            []
-            if is_over
-            else [_partition_status(p, self._lag.get(p)) for p in sorted(poll_loop.partitions)]
-        )
-        self._status = msgspec.structs.replace(
+        status = msgspec.structs.replace(
             self._status_of_counters(),
-            state=state,
-            partitions=[] if is_over else partitions,
+            state=state or self._state(poll_loop, session),
             waiting=len(poll_loop.prefetch),
             in_flight=poll_loop.in_flight.records,
-            problem="" if is_over else poll_loop.problem(now),
             last_error=poll_loop.last_error or self._last_error,
-            lag_problem="" if is_over else self._lag_problem,
         )
+        if state is not WorkerState.STOPPED:
+            lag: Mapping[TopicPartition, PartitionLag] = {}
+            lag_problem = ""
+            try:
+                lag = session.lag()
+            except HeadraceError as error:
+                lag_problem = str(error)
+            status = msgspec.structs.replace(
+                status,
+                partitions=[_partition_status(p, lag.get(p)) for p in sorted(poll_loop.partitions)],
+                problem=poll_loop.problem(now),
+                lag_problem=lag_problem,
+            )
+        self._status = status
+
+    def _state(self, poll_loop: PollLoop, session: ConsumerSession) -> WorkerState:
+        if not session.is_member:
+            is_new = self._status.state is WorkerState.STARTING
+            return WorkerState.STARTING if is_new else WorkerState.RECONNECTING
+        if self._is_paused:
+            return WorkerState.PAUSED
+        is_retrying = session.problem or poll_loop.in_flight.waiting()
+        return WorkerState.RETRYING if is_retrying else WorkerState.RUNNING
 
     def _status_of_counters(self) -> StreamStatus:
         counters = self.counters

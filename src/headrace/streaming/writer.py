@@ -8,13 +8,9 @@ from typing import Final, assert_never
 from headrace.core import Code, HeadraceError, InvalidArgumentError
 from headrace.core.spec.stream_parts import FailurePolicy, Timestamps
 from headrace.streaming.codec import EncodedAnswer
-from headrace.streaming.dead_letters import (
-    ATTEMPTS,
-    dead_letter,
-    size_bytes,
-)
+from headrace.streaming.dead_letters import ATTEMPTS, dead_letter, size_bytes
 from headrace.streaming.in_flight import FailedRecord, Outcome
-from headrace.streaming.records import NewRecord, Record
+from headrace.streaming.records import Header, NewRecord, Record
 from headrace.streaming.settings import WorkerSettings
 
 Result = EncodedAnswer | HeadraceError | None
@@ -58,31 +54,34 @@ class ResultWriter:
         sink, copies_timestamp = self._sink, self._copies_timestamp
         limit_bytes = self._limits.get(sink, math.inf)
         for record, result in zip(records, results, strict=True):
-            if result is None:
-                add(None)
-            elif not isinstance(result, EncodedAnswer):
-                add(self.failed(record, result, attempts=attempts, now_s=now_s))
-            elif record.headers or len(result.value or b"") + len(result.key or b"") > limit_bytes:
-                answer = self._with_headers(record, result)
-                if size_bytes(answer) <= limit_bytes:
-                    add(answer)
-                    continue
+            if not isinstance(result, EncodedAnswer):
+                add(
+                    None
+                    if result is None
+                    else self.failed(record, result, attempts=attempts, now_s=now_s)
+                )
+                continue
+            at_s = record.timestamp_s
+            key, value = result.key, result.value
+            answer = NewRecord(
+                topic=sink,
+                key=key,
+                value=value,
+                headers=self._passed_on(record.headers) if record.headers else (),
+                timestamp_s=at_s if copies_timestamp and at_s > 0 else None,
+                source=record,
+            )
+            size = len(value or b"") + len(key or b"")  # in most cases without a call
+            if answer.headers:
+                size = size_bytes(answer)
+            if size > limit_bytes:
                 error = InvalidArgumentError(
-                    f"the answer has {size_bytes(answer)} bytes, but topic '{sink}' takes records "
-                    f"of up to {limit_bytes} bytes"
+                    f"the answer has {size} bytes, but topic '{sink}' takes records of up to "
+                    f"{limit_bytes} bytes"
                 )
                 add(self.failed(record, error, attempts=attempts, now_s=now_s))
-            else:  # the usual case, inline for speed
-                at_s = record.timestamp_s
-                add(
-                    NewRecord(
-                        topic=sink,
-                        key=result.key,
-                        value=result.value,
-                        timestamp_s=at_s if copies_timestamp and at_s > 0 else None,
-                        source=record,
-                    )
-                )
+                continue
+            add(answer)
         return outcomes
 
     def failed(
@@ -108,19 +107,7 @@ class ResultWriter:
             case other:
                 assert_never(other)
 
-    def _with_headers(self, record: Record, answer: EncodedAnswer) -> NewRecord:
-        passed_on = self._headers
-        copies_timestamp = self._copies_timestamp and record.timestamp_s > 0
-        return NewRecord(
-            topic=self._sink,
-            key=answer.key,
-            value=answer.value,
-            headers=tuple(
-                header
-                for header in record.headers
-                # The number of attempts belongs to the input, not to its answer.
-                if header[0] != ATTEMPTS and (passed_on == "all" or header[0] in passed_on)
-            ),
-            timestamp_s=record.timestamp_s if copies_timestamp else None,
-            source=record,
-        )
+    def _passed_on(self, headers: Sequence[Header]) -> tuple[Header, ...]:
+        names = self._headers
+        # The number of attempts belongs to the input, not to its answer.
+        return tuple(h for h in headers if h[0] != ATTEMPTS and (names == "all" or h[0] in names))

@@ -28,7 +28,6 @@ from headrace.streaming.records import Record
 from headrace.streaming.scorer import make_stages
 from headrace.streaming.settings import PushSettings, WorkerSettings, check_settings
 from headrace.streaming.writer import ResultWriter
-from tests.unit.features.stores import MemoryStore
 from tests.unit.streaming.parts import MATRIX, record, scorer
 
 SPEC = """
@@ -144,15 +143,13 @@ def test_a_record_that_is_pushed_again_changes_nothing_and_an_older_one_neither(
 def test_windows_can_be_features(home: Path) -> None:
     windows = StreamWindowsSpec(windows=[StreamWindowSpec(name="n_1h", size_s=3600)])
     told = PushSettings(view="stats", fields={"customer_id": "customer", "payments": "n_1h"})
-    store = MemoryStore()
-    pusher = make_pusher(settings(home, features=told, windows=windows))
-    pusher._store = store
+    (stages,) = make_stages(settings(home, features=told, windows=windows), None)
     late = InvalidArgumentError("too late")
     added = Added(columns={"n_1h": [5, 0, 6]}, errors={1: late})
-    found = pusher.push([payment(), payment(customer=8), payment(customer=9)], added)
+    three = [payment(customer=number) for number in (7, 8, 9)]
 
-    assert found == {1: late}
-    assert len(store.records) == 2
+    assert stages.answer(three, now_s=0.0, added=added) == [None, late, None]
+    assert [stored(home, one) is None for one in (7, 8, 9)] == [False, True, False]
 
 
 def test_what_is_pushed_is_scored_then_and_what_is_not_is_not(home: Path) -> None:

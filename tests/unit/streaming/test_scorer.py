@@ -78,14 +78,12 @@ def answerer(
     plan: PaddingPlan | None = None,
     max_batch_size: int = 256,
     max_age_s: float | None = None,
-) -> RecordScorer:
+    forwards: bool = False,
+) -> Stages:
     scores = scorer(of, plan=plan, model=model)
-    return RecordScorer(
-        scores,
-        make_codec(said or settings(), scores),
-        max_batch_size=max_batch_size,
-        max_age_s=max_age_s,
-    )
+    codec = make_codec(said or settings(), scores)
+    records = RecordScorer(scores, codec, max_batch_size=max_batch_size)
+    return Stages(records, forwards=forwards, max_age_s=max_age_s)
 
 
 def answers(of: ModelSignature, found: list[Record], **more: Any) -> list[Any]:  # noqa: ANN401  # as `answerer` takes them
@@ -142,7 +140,6 @@ def test_each_good_row_is_answered_and_each_bad_one_is_told_why(
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "no value"),
         (b"", "not readable as JSON"),
         (b"{", "not readable as JSON"),
         (b'{"x": "\xff"}', "not readable as JSON"),
@@ -157,7 +154,7 @@ def test_each_good_row_is_answered_and_each_bad_one_is_told_why(
         (b'{"x": [1, 2, -3]}', "a number is negative"),
     ],
 )
-def test_a_bad_record_costs_itself_only(value: bytes | None, text: str) -> None:
+def test_a_bad_record_costs_itself_only(value: bytes, text: str) -> None:
     good = b'{"x": [1, 1, 1]}'
     found = answerer(MATRIX).answer(records(good, value, good), now_s=1000.0)
 
@@ -177,9 +174,9 @@ def test_records_without_a_value_change_no_answer_of_the_others(
         record(values[is_fine] if has_value else None, key=b"k" if is_fine else None)
         for has_value, is_fine in kinds
     ]
-    inner = answerer(MATRIX)
-    found = Stages(inner, forwards=forwards).answer(mixed, now_s=0.0)
-    plain = inner.answer([one for one in mixed if one.value is not None], now_s=0.0)
+    stages = answerer(MATRIX, forwards=forwards)
+    found = stages.answer(mixed, now_s=0.0)
+    plain = stages.answer([one for one in mixed if one.value is not None], now_s=0.0)
 
     valued = [result for one, result in zip(mixed, found, strict=True) if one.value is not None]
     assert list(map(str, valued)) == list(map(str, plain))

@@ -104,6 +104,7 @@ class Member:
             ),
             self.runner,
             self.counters,
+            writer(self.policy),
             clock=self.clock,
             chance=lambda: 0.5,
             windows=self.make_windows(self.counters),
