@@ -19,12 +19,12 @@ from headrace.client import Client
 from headrace.core import Array
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord
+from tests.contract.brokers.rig import everything
 from tests.e2e.alerts.receivers import wait_for
 from tests.e2e.cli.conftest import Shell
 from tests.e2e.control.system import System
 from tests.e2e.jobs.commands import Command, rows_of
 from tests.e2e.modes.test_same_answers import streaming
-from tests.e2e.streaming.workers import everything
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -30,9 +30,9 @@ from headrace.features import (
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord
+from tests.contract.brokers.rig import everything
 from tests.e2e.control.system import System
 from tests.e2e.jobs.commands import Command, rows_of
-from tests.e2e.streaming.workers import everything
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

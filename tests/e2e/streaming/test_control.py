@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace.cli.base.connection import find_target
 from headrace.control.base.settings import read_control_file
-from headrace.core import FailedPreconditionError
 from headrace.core.processes import start_ticks
 from tests.e2e.cli.conftest import PORTS
 from tests.e2e.streaming.conftest import Streams, is_worker, rows, wait_for
@@ -172,12 +170,3 @@ def pids_of_home(streams: Streams) -> list[int]:
     records = (streams.shell.home / "run" / "streams").glob("*.json")
     found = [json.loads(path.read_text()) for path in records]
     return [record["pid"] for record in found if "pid" in record]
-
-
-@pytest.mark.long
-def test_an_endpoint_that_a_stream_asks_cannot_be_taken_away(system: Streams) -> None:
-    management = find_target(None, system.shell.home).management()
-    with pytest.raises(FailedPreconditionError, match="stream 'through' asks endpoint 'mlp'"):
-        management.delete("/api/v1/endpoints/mlp")
-
-    assert is_running(system, "through")

@@ -19,6 +19,8 @@ from tests.e2e.streaming.workers import (
     WITHIN_S,
     Worker,
     double,
+    keys,
+    numbered,
     running,
     settings,
     two_numbers,
@@ -41,10 +43,6 @@ def told(where: Site, folder: Path, scorer: Path, **changes: object) -> WorkerSe
         **changes,
     }
     return settings(folder, scorer, **said)
-
-
-def keys(broker: Broker, topic: str) -> Counter[int]:
-    return Counter(int(record.key or b"") for record in everything(broker, topic))
 
 
 def wait_until_answered(broker: Broker, worker: Worker) -> None:
@@ -113,7 +111,7 @@ def test_a_member_joins_and_another_is_killed_while_batches_are_in_flight(
             told(where, where.home, scorer, delivery=ONCE, max_batch_size=4, member=member)
             for member in ("one", "two")
         )
-        broker.send([two_numbers(number) for number in range(2000)])
+        broker.send(numbered(range(2000)))
         with running(where.home, one) as killed:
             killed.wait_until(lambda s: s.answered > 0 and s.in_flight > 0)
             with running(where.home, two) as heir:
@@ -145,14 +143,14 @@ def test_a_worker_that_stood_still_for_longer_than_its_session_does_nothing_twic
                 worker.wait_until(
                     lambda s: len(s.partitions) == 1 and s.state is WorkerState.RUNNING
                 )
-            broker.send([two_numbers(number) for number in range(200)])
+            broker.send(numbered(range(200)))
             zombie.wait_until(lambda s: s.in_flight > 0)
             os.kill(zombie.process.pid, signal.SIGSTOP)
             try:
                 wait_until_answered(broker, heir)  # what it had too: others took it over
             finally:
                 os.kill(zombie.process.pid, signal.SIGCONT)
-            broker.send([two_numbers(number) for number in range(200, 300)])
+            broker.send(numbered(range(200, 300)))
             wait_until_answered(broker, heir)
             zombie.wait_until(lambda s: s.state is WorkerState.RUNNING and s.in_flight == 0)
             assert [zombie.stop(), heir.stop()] == [0, 0]
@@ -170,7 +168,7 @@ def test_a_kafka_member_that_was_replaced_by_name_while_it_stood_still_is_fenced
         other.mkdir()
         said = told(where, where.home, scorer, delivery=ONCE, max_batch_size=4)
         again = told(where, other, scorer, delivery=ONCE, max_batch_size=4)
-        broker.send([two_numbers(number) for number in range(200)])
+        broker.send(numbered(range(200)))
         with running(where.home, said) as zombie:
             zombie.wait_until(lambda s: s.answered > 0 and s.in_flight > 0)
             os.kill(zombie.process.pid, signal.SIGSTOP)
@@ -181,7 +179,7 @@ def test_a_kafka_member_that_was_replaced_by_name_while_it_stood_still_is_fenced
                     os.kill(zombie.process.pid, signal.SIGCONT)
                 fenced = zombie.wait_until(lambda s: s.state is WorkerState.RECONNECTING)
                 zombie.kill()
-                broker.send([two_numbers(number) for number in range(200, 300)])
+                broker.send(numbered(range(200, 300)))
                 wait_until_answered(broker, heir)
                 assert heir.stop() == 0
 
@@ -203,7 +201,7 @@ def test_a_call_longer_than_the_session_keeps_the_membership_and_commands_are_he
     with site(name) as (where, broker):
         call_s = float(os.environ.get("CHAOS_CALL_S", call_s))  # half a minute in the suite `chaos`
         scorer = double(tmp_path, delay_s=call_s)
-        broker.send([two_numbers(0)])
+        broker.send(numbered(range(1)))
         with running(where.home, told(where, where.home, scorer, delivery=ONCE)) as worker:
             worker.wait_until(lambda s: s.in_flight == 1)
             begun = time.monotonic()
@@ -235,7 +233,7 @@ def test_a_model_slower_than_its_records_is_not_run_over(tmp_path: Path, name: s
             worker.wait_until(lambda s: s.state is WorkerState.RUNNING)
             before = rss_bytes(worker)
             for first in range(0, count, 100):
-                broker.send([two_numbers(n, pad=pad) for n in range(first, first + 100)])
+                broker.send(numbered(range(first, first + 100), pad=pad))
             seen: list[StreamStatus] = []
             until = time.monotonic() + 1.5 * where.session_timeout_s
             while time.monotonic() < until:
@@ -266,7 +264,7 @@ def rss_bytes(worker: Worker) -> int:
 def test_a_model_that_never_returns_does_not_keep_a_worker_from_ending(tmp_path: Path) -> None:
     with site(LOG) as (where, broker):
         hung = double(tmp_path, delay_s=3600.0)
-        broker.send([two_numbers(0)])
+        broker.send(numbered(range(1)))
         said = told(where, where.home, hung, delivery=ONCE, drain_timeout_s=0.5)
         with running(where.home, said) as worker:
             worker.wait_until(lambda s: s.in_flight == 1)

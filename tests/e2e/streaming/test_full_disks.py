@@ -20,7 +20,7 @@ from headrace.core.spec.stream_parts import (
     StreamWindowSpec,
     StreamWindowsSpec,
 )
-from headrace.streaming.broker import Broker, Delivery
+from headrace.streaming.broker import Delivery
 from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import StreamStatus, WorkerState
 from headrace.testing import models
@@ -31,10 +31,11 @@ from tests.e2e.streaming.workers import (
     IN,
     OUT,
     double,
+    keys,
+    numbered,
     opened,
     running,
     settings,
-    two_numbers,
     wait_until_done,
 )
 
@@ -79,14 +80,6 @@ def free(disk: Path) -> None:
     (disk / FILLER).unlink()
 
 
-def records(numbers: range, *, pad: str = "") -> list[NewRecord]:
-    return [two_numbers(number, pad=pad) for number in numbers]
-
-
-def keys(broker: Broker, topic: str) -> Counter[int]:
-    return Counter(int(record.key or b"") for record in everything(broker, topic))
-
-
 @pytest.mark.parametrize("delivery", Delivery)
 def test_a_log_whose_disk_is_full_is_waited_for_and_loses_and_repeats_nothing(
     folder: Path, delivery: Delivery
@@ -94,7 +87,7 @@ def test_a_log_whose_disk_is_full_is_waited_for_and_loses_and_repeats_nothing(
     with small_disk(folder / "log", size_bytes=24 << 20) as disk:
         broker = opened(folder)
         broker.create_topic(IN, partitions=2)
-        broker.send(records(range(2000), pad="x" * 2000))
+        broker.send(numbered(range(2000), pad="x" * 2000))
         told = settings(
             folder,
             double(folder),
@@ -192,7 +185,7 @@ def test_a_worker_whose_log_file_has_no_room_streams_on(folder: Path) -> None:
         (folder / "one.log").symlink_to(disk / "one.log")
         fill(disk)
         with running(folder, told) as worker:
-            broker.send(records(range(100)))
+            broker.send(numbered(range(100)))
             worker.wait_until(lambda s: s.answered == 100)
             code = worker.stop()
         found = keys(broker, OUT)
@@ -208,7 +201,7 @@ def test_a_redis_whose_memory_is_full_is_waited_for_and_reading_stops_meanwhile(
     folder: Path, delivery: Delivery
 ) -> None:
     with site("redis") as (where, broker):
-        broker.send(records(range(20_000)))
+        broker.send(numbered(range(20_000)))
         told = settings(
             folder,
             double(folder),

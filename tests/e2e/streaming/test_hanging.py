@@ -20,18 +20,17 @@ from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import SystemClock
 from headrace.streaming.broker import Broker, Delivery
-from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import WorkerSettings
-from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.workers import (
     IN,
     OUT,
     WITHIN_S,
     double,
+    keys,
     lag,
+    numbered,
     opened,
     settings,
-    two_numbers,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
@@ -107,10 +106,6 @@ async def supervised(
         await supervisor.stop(10.0)
 
 
-def numbered(count: int) -> list[NewRecord]:
-    return [two_numbers(number) for number in range(count)]
-
-
 def told(folder: Path, *, delay_s: float) -> WorkerSettings:
     model = double(folder, delay_s=delay_s)
     return settings(
@@ -124,7 +119,7 @@ def test_a_worker_that_answers_nobody_is_replaced_and_people_are_told(
     async def scenario() -> tuple[Supervised, int]:
         async with supervised(folder, told(folder, delay_s=0.02), workers=2) as team:
             await team.until(team.is_running)
-            broker.send(numbered(400))
+            broker.send(numbered(range(400)))
             hung = team.supervisor.pids()["stream-s-1"]
             os.kill(hung, signal.SIGSTOP)
             await team.until(lambda: bool(team.replaced()))
@@ -139,7 +134,7 @@ def test_a_worker_that_answers_nobody_is_replaced_and_people_are_told(
     [message] = team.replaced()
     assert re.search(r"worker s-1 gave no response for \d+ s, and was stopped", message)
     assert not Path(f"/proc/{hung}").exists()
-    assert Counter(int(one.key or b"") for one in everything(broker, OUT)) == Counter(range(400))
+    assert keys(broker, OUT) == Counter(range(400))
 
 
 def test_a_worker_whose_model_takes_longer_than_one_may_be_silent_is_let_be(
@@ -149,7 +144,7 @@ def test_a_worker_whose_model_takes_longer_than_one_may_be_silent_is_let_be(
         async with supervised(folder, told(folder, delay_s=2.5 * SILENT_S), workers=1) as team:
             await team.until(team.is_running)
             before = team.supervisor.pids()
-            broker.send(numbered(1))
+            broker.send(numbered(range(1)))
             await team.until(lambda: lag(broker) == 0)
             return team, before, team.supervisor.pids()
 
@@ -157,4 +152,4 @@ def test_a_worker_whose_model_takes_longer_than_one_may_be_silent_is_let_be(
 
     assert before == after
     assert team.replaced() == []
-    assert len(everything(broker, OUT)) == 1
+    assert keys(broker, OUT) == {0: 1}

@@ -9,6 +9,7 @@ from confluent_kafka import Producer
 
 from headrace.streaming.brokers import open_broker
 from tests.brokers.kafka import running_kafka
+from tests.contract.brokers.rig import everything
 from tests.e2e.cli.conftest import PORTS
 from tests.e2e.streaming import workers
 from tests.e2e.streaming.conftest import Streams, wait_for
@@ -59,7 +60,7 @@ def test_workers_follow_the_lag_up_to_the_partitions_and_answer_each_record_once
         assert producer.flush(30.0) == 0
 
         def answers() -> list[float]:
-            records = workers.everything(broker, "out")
+            records = everything(broker, "out")
             return sorted(msgspec.json.decode(one.value or b"")["y"][0] for one in records)
 
         wait_for(lambda: len(answers()) >= FED_S * PER_S, timeout_s=120.0)

@@ -24,11 +24,11 @@ from headrace.features import (
 from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import PushSettings, WorkerState
 from headrace.testing import models
+from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.workers import (
     DEAD,
     IN,
     OUT,
-    everything,
     opened,
     running,
     settings,

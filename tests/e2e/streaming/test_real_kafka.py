@@ -20,6 +20,7 @@ from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import Record
 from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerState
 from tests.brokers.kafka import KafkaCluster, running_kafka
+from tests.contract.brokers.rig import everything
 from tests.e2e.streaming import workers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.jvm]
@@ -68,7 +69,7 @@ class Stream:
     def read(self, topic: str) -> list[Record]:
         """Return what a topic has; nothing while it does not exist."""
         try:
-            return workers.everything(self.broker, f"{self.name}-{topic}")
+            return everything(self.broker, f"{self.name}-{topic}")
         except NotFoundError:
             return []
 

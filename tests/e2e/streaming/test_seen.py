@@ -157,23 +157,6 @@ def test_a_worker_that_ends_again_and_again_is_an_alert(system: Streams) -> None
     assert [(one["reason"], one["data"]["stream"]) for one in fired] == [("Firing", "own")]
 
 
-@pytest.mark.long
-def test_a_stream_has_a_history_and_a_pause_is_no_alert(system: Streams) -> None:
-    system.spec(SPEC)
-    assert system.shell.run("apply", "-f", "headrace.yaml", "--wait").returncode == 0
-    wait_for(lambda: system.count("out") == 50)
-    assert system.shell.run("stream", "pause", "own").returncode == 0
-    system.send(rows(30, first=50))
-    wait_for(lambda: system.json("status", "own")["lag_records"] == 30)
-    told = status(system)
-
-    assert told["ready"]
-    assert [(one["state"], one["paused"], one["running"]) for one in told["streams"]] == [
-        ("paused", True, 0)
-    ]
-    assert "firing" not in alerts(system, "own").values()
-
-
 def test_rows_of_a_stream_that_depend_on_each_other_are_a_warning(system: Streams) -> None:
     centred(system.shell.folder / "centred.onnx")
     system.spec(CENTRED)

@@ -21,11 +21,11 @@ from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import WorkerSettings, WorkerState
 from headrace.testing import models
+from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.workers import (
     DEAD,
     IN,
     OUT,
-    everything,
     lag,
     opened,
     running,

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ import msgspec
 from headrace.core import ReplicaSettings
 from headrace.streaming.broker import Broker, StartPosition
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import NewRecord, Record, TopicPartition
+from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import EXIT_STALLED, StreamStatus, WorkerSettings
+from tests.contract.brokers.rig import everything
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
 WITHIN_S = 60.0
@@ -161,27 +163,19 @@ def opened(folder: Path) -> Broker:
     return open_broker(f"log://{folder}/log", home=folder)
 
 
-def everything(broker: Broker, topic: str) -> list[Record]:
-    """All records of a topic, place by place."""
-    found: list[Record] = []
-    for partition, (first, end) in broker.ends(topic).items():
-        at = first
-        while at < end:
-            some = broker.read(topic, after={partition: at}, max_records=1000)
-            if not some:
-                break  # the rest are markers of transactions
-            found += some
-            at = some[-1].offset + 1
-    return found
+def keys(broker: Broker, topic: str) -> Counter[int]:
+    """How often each number is the key of a record of a topic."""
+    return Counter(int(record.key or b"") for record in everything(broker, topic))
+
+
+def numbered(numbers: range, **more: object) -> list[NewRecord]:
+    return [two_numbers(number, **more) for number in numbers]
 
 
 def lag(broker: Broker) -> int:
     """How many records no member has done."""
     reached = broker.committed(GROUP, IN)
-    return sum(
-        end - reached.get(TopicPartition(partition.topic, partition.partition), 0)
-        for partition, (_, end) in broker.ends(IN).items()
-    )
+    return sum(end - reached.get(partition, 0) for partition, (_, end) in broker.ends(IN).items())
 
 
 def wait_until_done(broker: Broker) -> None:

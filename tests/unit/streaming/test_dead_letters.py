@@ -1,19 +1,29 @@
 """Which dead letters are put back, and that none is twice."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
 import pytest
 
 from headrace.core import Code, HeadraceError, InvalidArgumentError
+from headrace.streaming.broker import OffsetRange, committed, span_from
+from headrace.streaming.brokers.log.broker import LogBroker
 from headrace.streaming.dead_letters import (
     ATTEMPTS,
     HEADERS,
     Choice,
+    Redriven,
     check_code,
     count,
     dead_letter,
     parse_dead_letter,
     plan_redrive,
+    read_dead_letters,
+    redrive,
 )
-from headrace.streaming.records import Record, TopicPartition
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 DEAD = TopicPartition("pay-dead-letters", 0)
 ALL = Choice(code="", limit=None, partitions={"in": 2})
@@ -48,18 +58,6 @@ def letter(
     )
 
 
-def test_a_letter_says_where_it_was_and_why_it_died() -> None:
-    found = parse_dead_letter(letter(3))
-
-    assert (found.topic, found.partition, found.offset) == ("in", 1, 103)
-    assert (found.code, found.error, found.died_s) == (
-        "INVALID_ARGUMENT",
-        "is INVALID_ARGUMENT",
-        12.5,
-    )
-    assert (found.stream, found.attempts) == ("pay", 2)
-
-
 def test_what_another_wrote_there_is_a_letter_without_a_word() -> None:
     headers = (("headrace-partition", b"x"), ("headrace-time", b"\xff"))
     found = parse_dead_letter(
@@ -83,17 +81,6 @@ def test_a_partition_that_is_gone_leaves_it_to_the_key() -> None:
     assert back.partition is None
 
 
-def test_letters_of_other_errors_move_to_the_end_as_they_are() -> None:
-    choice = Choice(code="UNAVAILABLE", limit=None, partitions={"in": 2})
-    letters = [letter(0), letter(1, code=Code.UNAVAILABLE)]
-    step = plan_redrive(letters, choice, ends={DEAD: 2}, redriven=0)
-    kept, back = step.records
-
-    assert (kept.topic, kept.headers) == (DEAD.topic, letters[0].headers)
-    assert back.topic == "in"
-    assert (step.redriven, step.deferred, step.offsets) == (1, 1, {DEAD: 2})
-
-
 def test_a_letter_of_a_topic_that_the_stream_does_not_read_goes_nowhere() -> None:
     step = plan_redrive([letter(0, topic="payroll")], ALL, ends={DEAD: 1}, redriven=0)
 
@@ -107,19 +94,19 @@ def test_what_came_after_the_start_is_left_for_another_time() -> None:
     assert (step.redriven, step.offsets) == (2, {DEAD: 2})
 
 
-def test_a_limit_counts_those_that_were_put_back_before() -> None:
-    choice = Choice(code="", limit=3, partitions={"in": 2})
-    step = plan_redrive([letter(i) for i in range(5)], choice, ends={DEAD: 5}, redriven=2)
+def test_a_letter_that_was_cut_is_not_redriven() -> None:
+    headers = (*letter(0).headers, ("headrace-value-bytes", b"9"))
 
-    assert (step.redriven, step.offsets) == (1, {DEAD: 1})
+    assert ALL.takes(parse_dead_letter(letter(0)))
+    assert not ALL.takes(parse_dead_letter(msgspec.structs.replace(letter(0), headers=headers)))
 
 
 def test_a_count_knows_filter_and_limit() -> None:
     letters = [parse_dead_letter(letter(i)) for i in range(5)]
 
     assert count(letters, ALL) == 5
-    assert count(letters, Choice(code="", limit=2, partitions={"in": 2})) == 2
-    assert count(letters, Choice(code="UNAVAILABLE", limit=None, partitions={"in": 2})) == 0
+    assert count(letters, replace(ALL, limit=2)) == 2
+    assert count(letters, replace(ALL, code="UNAVAILABLE")) == 0
 
 
 def test_a_code_is_found_in_any_case_and_a_strange_one_is_told() -> None:
@@ -128,3 +115,90 @@ def test_a_code_is_found_in_any_case_and_a_strange_one_is_told() -> None:
     assert check_code(" invalid_argument", known) == "INVALID_ARGUMENT"
     with pytest.raises(InvalidArgumentError, match="UNAVAILABLE"):
         check_code("teapot", known)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[LogBroker]:
+    made = LogBroker(tmp_path)
+    made.create_topic("in", partitions=2)
+    made.create_topic(DEAD.topic, partitions=2)
+    yield made
+    made.close()
+
+
+def bury(broker: LogBroker, *values: bytes, code: bytes = b"INVALID_ARGUMENT") -> None:
+    broker.send(
+        [
+            NewRecord(
+                topic=DEAD.topic,
+                key=None,
+                value=value,
+                headers=(
+                    ("headrace-topic", b"in"),
+                    ("headrace-partition", b"1"),
+                    ("headrace-error-code", code),
+                ),
+                partition=at % 2,
+            )
+            for at, value in enumerate(values)
+        ]
+    )
+
+
+def values(broker: LogBroker, topic: str) -> list[bytes | None]:
+    after = {partition: first for partition, (first, _) in broker.ends(topic).items()}
+    return sorted((one.value for one in broker.read(topic, after=after, max_records=999)), key=repr)
+
+
+def left(broker: LogBroker) -> list[bytes | None]:
+    letters = read_dead_letters(broker, stream="pay", topic=DEAD.topic, max_records=999)
+    return sorted((letter.record.value for letter in letters), key=repr)
+
+
+def put_back(broker: LogBroker, choice: Choice = ALL) -> Redriven:
+    return redrive(broker, stream="pay", topic=DEAD.topic, choice=choice)
+
+
+@pytest.mark.slow
+def test_letters_go_back_once(broker: LogBroker) -> None:
+    bury(broker, b"a", b"b", b"c")
+
+    assert put_back(broker) == (3, 0)
+    assert put_back(broker) == (0, 0)
+    assert values(broker, "in") == [b"a", b"b", b"c"]
+    assert left(broker) == []
+
+
+@pytest.mark.slow
+def test_letters_of_another_error_are_there_afterwards(broker: LogBroker) -> None:
+    bury(broker, b"a", b"b")
+    bury(broker, b"c", code=b"UNAVAILABLE")
+    choice = replace(ALL, code="UNAVAILABLE")
+
+    assert put_back(broker, choice).redriven == 1
+    assert values(broker, "in") == [b"c"]
+    assert left(broker) == [b"a", b"b"]
+
+
+@pytest.mark.slow
+def test_a_limit_leaves_the_rest_for_the_next_time(broker: LogBroker) -> None:
+    bury(broker, *(b"%d" % i for i in range(10)))
+    choice = replace(ALL, limit=4)
+
+    assert [put_back(broker, choice)[0] for _ in range(4)] == [4, 4, 2, 0]
+    assert values(broker, "in") == [b"%d" % i for i in range(10)]
+
+
+def test_a_span_ends_where_the_topic_does_now(broker: LogBroker) -> None:
+    bury(broker, b"a", b"b", b"c")
+    span = span_from(broker, [DEAD.topic], 0.0)
+    bury(broker, b"d")
+
+    assert (span.records, span.partitions) == (3, 2)
+    assert not span.is_done(committed(broker, "g", [DEAD.topic]))
+    broker.set_committed("g", dict(span.end))
+    assert span.is_done(committed(broker, "g", [DEAD.topic]))
+
+
+def test_a_span_of_nothing_is_done() -> None:
+    assert OffsetRange(first={}, end={}).is_done({})

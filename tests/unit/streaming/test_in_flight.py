@@ -12,7 +12,7 @@ from headrace.core import (
 )
 from headrace.core.spec.stream_parts import StreamErrorsSpec
 from headrace.streaming.in_flight import MAX_BYTES, PrefetchBuffer, is_retryable, retry_at
-from headrace.streaming.poll_loop import PAUSE_AFTER_S, Backpressure
+from headrace.streaming.poll_loop import Backpressure
 from headrace.streaming.records import Record, TopicPartition
 
 
@@ -22,26 +22,6 @@ def some(count: int, *, first: int = 0, partition: int = 0) -> list[Record]:
         Record(topic_partition=topic_partition, offset=first + at, key=None, value=b"")
         for at in range(count)
     ]
-
-
-def test_nothing_that_waits_is_never_due() -> None:
-    assert PrefetchBuffer(max_batch_size=4, max_delay_s=1.0).due_at(is_free=True) is None
-
-
-def test_a_batch_is_due_when_its_oldest_record_has_waited() -> None:
-    prefetch = PrefetchBuffer(max_batch_size=4, max_delay_s=1.0)
-    prefetch.put(some(1), 10.0)
-    prefetch.put(some(1, first=1), 10.5)
-
-    assert prefetch.due_at(is_free=True) == 11.0
-    assert prefetch.due_at(is_free=False) is None
-
-
-def test_a_full_batch_is_due_though_the_model_is_busy() -> None:
-    prefetch = PrefetchBuffer(max_batch_size=2, max_delay_s=1.0)
-    prefetch.put(some(2), 10.0)
-
-    assert prefetch.due_at(is_free=False) == 10.0
 
 
 def test_what_is_left_behind_waits_from_when_it_came() -> None:
@@ -110,30 +90,6 @@ def change(
     holding: Backpressure, now: float, *, has_room: bool, is_paused: bool = False
 ) -> tuple[list[TopicPartition], list[TopicPartition]]:
     return holding.change({A, B}, has_room=has_room, is_paused=is_paused, now=now)
-
-
-def test_what_is_full_for_a_moment_is_not_paused() -> None:
-    holding = Backpressure()
-
-    assert change(holding, 1.0, has_room=False) == ([], [])
-    assert holding.due_at() == 1.0 + PAUSE_AFTER_S
-    assert change(holding, 1.05, has_room=True) == ([], [])
-    assert holding.due_at() is None
-    assert change(holding, 1.0 + PAUSE_AFTER_S, has_room=False) == ([], [])
-
-
-def test_what_stays_full_is_paused_once_and_resumed_once() -> None:
-    holding = Backpressure()
-    change(holding, 1.0, has_room=False)
-
-    assert change(holding, 1.0 + PAUSE_AFTER_S, has_room=False) == ([A, B], [])
-    assert change(holding, 2.0, has_room=False) == ([], [])
-    assert change(holding, 3.0, has_room=True) == ([], [A, B])
-    assert change(holding, 4.0, has_room=True) == ([], [])
-
-
-def test_who_is_told_to_pause_does_so_at_once() -> None:
-    assert change(Backpressure(), 1.0, has_room=False, is_paused=True) == ([A, B], [])
 
 
 def test_a_place_that_comes_back_is_told_again_either_way() -> None:

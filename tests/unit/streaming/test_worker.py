@@ -1,7 +1,9 @@
 """A worker over many sessions: it joins again, pauses, tells and stops."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from threading import Event
+from typing import TypeVar
 
 import pytest
 
@@ -12,12 +14,11 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.core.spec.stream_parts import FailurePolicy, StreamErrorsSpec
 from headrace.streaming.broker import Membership, Rebalanced, ReplacedError, StartPosition
 from headrace.streaming.in_flight import Outcome, ScoringBatch
-from headrace.streaming.poll_loop import REPORT_SLOW_AFTER_S, StoppedByRecordError
+from headrace.streaming.poll_loop import REPORT_SLOW_AFTER_S
 from headrace.streaming.records import TopicPartition
-from headrace.streaming.settings import WorkerSettings, WorkerState
+from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerState
 from headrace.streaming.worker import (
     CHECK_EVERY_S,
     JOIN_TIMEOUT_S,
@@ -33,22 +34,19 @@ from tests.unit.streaming.world import (
     OUT,
     answer,
     inputs,
-    is_poison,
     where,
-    writer,
 )
+
+T = TypeVar("T")
 
 
 class Stage:
     """A worker on a clock that is turned; what happens is arranged before it runs."""
 
-    def __init__(
-        self, *, policy: FailurePolicy = FailurePolicy.DEAD_LETTER, paused: bool = False
-    ) -> None:
+    def __init__(self, *, paused: bool = False) -> None:
         self.clock = TurnedClock()
         self.broker = Refusing(self.clock)
         self.broker.create_topic(IN, partitions=2)
-        self.policy = policy
         self.worker = WorkerLoop(
             WorkerSettings(
                 name="s",
@@ -59,7 +57,6 @@ class Stage:
                 group=GROUP,
                 member="one",
                 start=StartPosition.EARLIEST,
-                errors=StreamErrorsSpec(policy=policy),
                 paused=paused,
             ),
             self.broker,
@@ -73,12 +70,7 @@ class Stage:
     def answer(self, batch: ScoringBatch) -> list[Outcome] | HeadraceError:
         if self.away:
             return UnavailableError("the store is away")
-        return [
-            writer(self.policy).failed(one, InvalidArgumentError("poison"), attempts=1, now_s=0.0)
-            if is_poison(one)
-            else answer(one)
-            for one in batch.records
-        ]
+        return [answer(one) for one in batch.records]
 
     def wait(self, event: Event, seconds: float) -> None:
         self.states.append(self.worker.status.state)
@@ -87,6 +79,13 @@ class Stage:
     def run(self, seconds: float) -> None:
         self.clock.later(seconds, self.worker.stop)
         self.worker.run(self.runner)
+
+    def seen(self, *times: float, look: Callable[[StreamStatus], T]) -> list[T]:
+        """What `look` tells of the status at these times, while the worker runs."""
+        found: list[T] = []
+        for at in times:
+            self.clock.later(at, lambda: found.append(look(self.worker.status)))
+        return found
 
     def answered(self) -> list[int]:
         return sorted(where(one)[1] for one in self.broker.all(OUT))
@@ -247,13 +246,11 @@ def test_a_worker_that_joins_may_take_longer_and_a_frozen_one_has_not_stalled() 
 
 def test_a_member_that_the_coordinator_does_not_list_does_not_run() -> None:
     stage = Stage()
-    seen: list[WorkerState] = []
+    seen = stage.seen(1.9, 3.9, look=lambda status: status.state)
 
     def is_listed(*, value: bool) -> None:
         stage.broker.sessions[-1].is_member = value
 
-    for at in (1.9, 3.9):
-        stage.clock.later(at, lambda: seen.append(stage.worker.status.state))
     stage.clock.later(1.0, lambda: is_listed(value=False))
     stage.clock.later(3.0, lambda: is_listed(value=True))
     stage.run(5.0)
@@ -284,11 +281,7 @@ def test_a_stop_does_not_wait_for_a_broker_that_is_away() -> None:
 def test_it_may_be_paused_and_resumed() -> None:
     stage = Stage(paused=True)
     stage.broker.send(inputs(4))
-    seen: list[tuple[WorkerState, int]] = []
-    for at in (1.9, 3.9):
-        stage.clock.later(
-            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.read))
-        )
+    seen = stage.seen(1.9, 3.9, look=lambda status: (status.state, status.read))
     stage.clock.later(2.0, stage.worker.resume)
     stage.run(5.0)
 
@@ -299,16 +292,8 @@ def test_what_is_away_is_told() -> None:
     stage = Stage()
     stage.away = True
     stage.broker.send(inputs(2))
-    seen: list[tuple[WorkerState, str, int | None]] = []
-    stage.clock.later(
-        5.0,
-        lambda: seen.append(
-            (
-                stage.worker.status.state,
-                stage.worker.status.problem,
-                stage.worker.status.partitions[0].lag_records,
-            )
-        ),
+    seen = stage.seen(
+        5.0, look=lambda told: (told.state, told.problem, told.partitions[0].lag_records)
     )
     stage.run(6.0)
 
@@ -318,18 +303,11 @@ def test_what_is_away_is_told() -> None:
 def test_a_lag_that_is_unknown_is_told_with_its_reason() -> None:
     stage = Stage()
     stage.broker.send(inputs(2))
-    seen: list[tuple[WorkerState, str, int | None]] = []
-
-    def look() -> None:
-        told = stage.worker.status
-        seen.append((told.state, told.lag_problem, told.partitions[0].lag_records))
-
-    stage.clock.later(
-        2.0, lambda: setattr(stage.broker, "lag_error", UnavailableError("no admin API"))
+    seen = stage.seen(
+        4.0, 6.0, look=lambda told: (told.state, told.lag_problem, told.partitions[0].lag_records)
     )
-    stage.clock.later(4.0, look)
-    stage.clock.later(4.5, lambda: setattr(stage.broker, "lag_error", None))
-    stage.clock.later(6.0, look)
+    for at, error in ((2.0, UnavailableError("no admin API")), (4.5, None)):
+        stage.clock.later(at, partial(setattr, stage.broker, "lag_error", error))
     stage.run(7.0)
 
     assert seen == [(WorkerState.RUNNING, "no admin API", None), (WorkerState.RUNNING, "", 0)]
@@ -337,13 +315,9 @@ def test_a_lag_that_is_unknown_is_told_with_its_reason() -> None:
 
 def test_a_broker_that_is_away_is_told_and_so_is_when_it_is_back() -> None:
     stage = Stage()
-    seen: list[tuple[WorkerState, str]] = []
-    stage.clock.later(1.0, lambda: setattr(stage.broker, "is_away", True))
-    stage.clock.later(3.0, lambda: setattr(stage.broker, "is_away", False))
-    for at in (0.9, 2.9, 5.0):
-        stage.clock.later(
-            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.problem))
-        )
+    seen = stage.seen(0.9, 2.9, 5.0, look=lambda status: (status.state, status.problem))
+    for at, is_away in ((1.0, True), (3.0, False)):
+        stage.clock.later(at, partial(setattr, stage.broker, "is_away", is_away))
     stage.run(6.0)
 
     assert seen == [
@@ -356,18 +330,11 @@ def test_a_broker_that_is_away_is_told_and_so_is_when_it_is_back() -> None:
 def test_a_call_of_the_broker_that_does_not_return_is_told() -> None:
     stage = Stage()
     stage.broker.send(inputs(2))
-    seen: list[float] = []
-
-    def hang() -> None:
-        stage.clock.turn(100.0)  # within a poll
-        seen.append(stage.worker.status.still_s)
-
-    stage.clock.later(5.0, lambda: seen.append(stage.worker.status.still_s))
-    stage.clock.later(10.0, hang)
+    seen = stage.seen(5.0, 109.0, look=lambda status: status.still_s)
+    stage.clock.later(10.0, lambda: stage.clock.turn(100.0))  # within a poll
     stage.run(120.0)
 
-    assert seen[0] < 1.0
-    assert seen[1] == pytest.approx(100.0, abs=1.0)
+    assert seen == [pytest.approx(0.0, abs=1.0), pytest.approx(99.0, abs=1.0)]
 
 
 class Reader:
@@ -382,19 +349,13 @@ def test_it_tells_for_how_long_it_has_had_no_place() -> None:
     stage = Stage()
     other = stage.broker.join(Membership(group=GROUP, member="two", topics=(IN,)), Reader())
     other.poll(0, 0.0)
-    seen: list[float] = []
-
-    def look() -> None:
-        seen.append(stage.worker.status.unassigned_s)
-
-    stage.clock.later(50.0, look)
+    seen = stage.seen(50.0, 70.0, look=lambda status: status.unassigned_s)
     stage.clock.later(
         60.0,
         lambda: stage.broker.give(
             GROUP, TopicPartition(IN, 0), stage.broker.sessions[-1], is_seized=True
         ),
     )
-    stage.clock.later(70.0, look)
     stage.run(80.0)
 
     assert seen == [pytest.approx(50.0, abs=1.0), pytest.approx(0.0, abs=1.0)]
@@ -406,11 +367,8 @@ def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() 
         stage.clock, stage.answer, seconds=lambda _: 100.0, wake=stage.worker.wake
     )
     stage.broker.send(inputs(2))
-    seen: list[tuple[WorkerState, str]] = []
-    for at in (REPORT_SLOW_AFTER_S - 5.0, REPORT_SLOW_AFTER_S + 5.0, 110.0):
-        stage.clock.later(
-            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.problem))
-        )
+    times = REPORT_SLOW_AFTER_S - 5.0, REPORT_SLOW_AFTER_S + 5.0, 110.0
+    seen = stage.seen(*times, look=lambda status: (status.state, status.problem))
     stage.run(120.0)
 
     (early, late, after) = seen
@@ -419,13 +377,3 @@ def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() 
     assert late[1].startswith("the model has had 2 records for 6")
     assert "starting with offset 0 of in, partition 0" in late[1]
     assert stage.answered() == [0, 1]
-
-
-def test_a_stream_that_stops_before_a_record_has_delivered_what_is_before_it() -> None:
-    stage = Stage(policy=FailurePolicy.STOP)
-    stage.broker.send(inputs(4, poison=frozenset({3})))
-    with pytest.raises(StoppedByRecordError):
-        stage.run(60.0)
-
-    assert stage.answered() == [0, 1, 2]
-    assert list(stage.broker.committed(GROUP, IN).values()) == [3]

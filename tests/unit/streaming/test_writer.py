@@ -9,7 +9,6 @@ from headrace.core.spec.stream_parts import FailurePolicy, StreamOutputSpec, Tim
 from headrace.streaming.codec import EncodedAnswer
 from headrace.streaming.dead_letters import (
     HEADERS,
-    Choice,
     dead_letter,
     parse_dead_letter,
     size_bytes,
@@ -92,6 +91,10 @@ def test_a_dead_letter_is_the_record_and_says_where_it_was_and_why_it_died() -> 
         "headrace-stream": b"s",
         "headrace-time": b"5.500",
     }
+    parsed = parse_dead_letter(record(b"v", headers=letter.headers))
+    assert (parsed.topic, parsed.partition, parsed.offset, parsed.died_s) == ("in", 0, 7, 5.5)
+    assert (parsed.code, parsed.error) == ("INVALID_ARGUMENT", text)
+    assert (parsed.stream, parsed.attempts, parsed.is_cut) == ("s", 4, False)
     assert text.startswith("no such field: xxx")
     assert len(text) == 1000
     assert text.isprintable()
@@ -156,14 +159,6 @@ def test_a_dead_letter_fits_its_topic_and_one_that_was_cut_says_so(
     if is_cut:
         assert dict(letter.headers)["headrace-value-bytes"] == b"%d" % value
         assert size_bytes(letter) >= min(limit_bytes // 8, value)
-
-
-def test_a_dead_letter_that_was_cut_is_not_redriven() -> None:
-    headers = (("headrace-topic", b"in"), ("headrace-value-bytes", b"9"))
-    choice = Choice(code="", limit=None, partitions={"in": 1})
-
-    assert choice.takes(parse_dead_letter(record(b"v", headers=headers[:1])))
-    assert not choice.takes(parse_dead_letter(record(b"v", headers=headers)))
 
 
 def test_what_is_too_old_stops_no_stream() -> None:

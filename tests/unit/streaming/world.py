@@ -37,7 +37,7 @@ def is_poison(record: Record) -> bool:
     return record.value == b"poison"
 
 
-def where(record: Record) -> tuple[str, int]:
+def where(record: Record | NewRecord) -> tuple[str, int]:
     """Which input an answer or a dead letter is of: its place and offset."""
     headers = dict(record.headers)
     if "headrace-offset" in headers:
