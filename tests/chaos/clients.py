@@ -1,16 +1,18 @@
-"""Plain clients of Kafka and Pulsar that fill a ledger."""
+"""Plain clients of Kafka and Pulsar that fill a ledger; other brokers have only Headrace's."""
 
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from headrace.streaming.broker import Broker
+from headrace.streaming.records import NewRecord
 from tests.brokers.kafka import KafkaCluster
 from tests.brokers.pulsar import Pulsar
 from tests.chaos.ledger import FLUSH_WITHIN_S, Ledger, key_of, value_of
@@ -120,6 +122,42 @@ def coordinator_of(cluster: KafkaCluster, group: str) -> int | None:
         return cluster.coordinator(group)
     except (KafkaException, TimeoutError):
         return None
+
+
+@contextmanager
+def over_any(opened: Callable[[], Broker], ledger: Ledger, *, rate: float) -> Iterator[None]:
+    """Write and read with Headrace's own clients, to topics that exist, while the block runs."""
+    writer, reader = opened(), opened()
+    reader.create_topic(OUT, like=IN if writer.abilities.partitions else "")
+
+    def write() -> None:
+        unsent: list[int] = []
+
+        def flush(pause_s: float) -> None:
+            writer.send(
+                [
+                    NewRecord(topic=IN, key=key_of(number).encode(), value=value_of(number))
+                    for number in unsent
+                ]
+            )
+            for number in unsent:
+                ledger.acknowledge(number, 0)
+            unsent.clear()
+            time.sleep(pause_s)
+
+        ledger.feed(rate, unsent.append, flush)
+        flush(0.0)
+        ledger.flushed.set()
+
+    def read() -> None:
+        offsets = {partition: first for partition, (first, _) in reader.ends(OUT).items()}
+        while not ledger.over.wait(0.05):
+            for record in reader.read(OUT, after=offsets, max_records=10_000):
+                ledger.answer(record.value or b"")
+                offsets[record.topic_partition] = record.offset + 1
+
+    with closing(writer), closing(reader), _in_threads(ledger, write, read):
+        yield
 
 
 @contextmanager

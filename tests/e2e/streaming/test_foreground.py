@@ -15,6 +15,16 @@ pytestmark = pytest.mark.e2e
 UP = ("stream", "up", "--model", "mlp.onnx", "--broker", "log:demo", "--from", "in", "--to", "out")
 
 
+def stream_of(name: str, sink: str) -> str:
+    source = "{broker: 'log:demo', topics: [in]}"
+    return f"  - name: {name}\n    model: mlp.onnx\n    source: {source}\n    sink: {{{sink}}}\n"
+
+
+def spec_of(sink: str) -> str:
+    """A spec whose only stream is `a`."""
+    return "streams:\n" + stream_of("a", sink)
+
+
 @pytest.mark.long
 def test_what_a_killed_worker_had_is_answered_once_and_as_the_model_says(
     streams: Streams, start: Start
@@ -98,17 +108,7 @@ def test_a_mistake_ends_it_and_is_told(
 @pytest.mark.long
 def test_a_file_runs_the_streams_that_are_named(streams: Streams, start: Start) -> None:
     streams.send(rows(10))
-    streams.spec(
-        "streams:\n"
-        "  - name: a\n"
-        "    model: mlp.onnx\n"
-        "    source: {broker: 'log:demo', topics: [in]}\n"
-        "    sink: {topic: a-out, key: id, fields: [id]}\n"
-        "  - name: b\n"
-        "    model: mlp.onnx\n"
-        "    source: {broker: 'log:demo', topics: [in]}\n"
-        "    sink: {topic: b-out}\n"
-    )
+    streams.spec(spec_of("topic: a-out, key: id, fields: [id]") + stream_of("b", "topic: b-out"))
     running = start("stream", "up", "-f", "headrace.yaml", "a")
     wait_for(lambda: streams.count("a-out") == 10)
     running.send_signal(signal.SIGINT)
@@ -124,14 +124,7 @@ def test_a_file_runs_the_streams_that_are_named(streams: Streams, start: Start) 
 @pytest.mark.long
 def test_a_stream_that_stops_before_a_record_ends_the_command(streams: Streams) -> None:
     streams.send(rows(3), raw=b'{"input": "no numbers"}\n', partitions=1)
-    streams.spec(
-        "streams:\n"
-        "  - name: a\n"
-        "    model: mlp.onnx\n"
-        "    source: {broker: 'log:demo', topics: [in]}\n"
-        "    sink: {topic: out}\n"
-        "    errors: {policy: stop}\n"
-    )
+    streams.spec(spec_of("topic: out") + "    errors: {policy: stop}\n")
     done = streams.shell.run("stream", "up", "-f", "headrace.yaml")
 
     assert done.returncode == 1
@@ -166,13 +159,7 @@ def test_dead_letters_are_listed_put_back_once_and_die_with_their_attempts(
 @pytest.mark.long
 def test_a_replay_scores_again_what_was_written_since(streams: Streams) -> None:
     streams.send(rows(50))
-    streams.spec(
-        "streams:\n"
-        "  - name: a\n"
-        "    model: mlp.onnx\n"
-        "    source: {broker: 'log:demo', topics: [in]}\n"
-        "    sink: {topic: out, fields: [id]}\n"
-    )
+    streams.spec(spec_of("topic: out, fields: [id]"))
     replay = ("replay", "a", "-f", "headrace.yaml", "--from")
     told = streams.json(*replay, "-1h", "--to", "again", "--dry-run")
     before = streams.count("again")
@@ -189,13 +176,7 @@ def test_a_replay_scores_again_what_was_written_since(streams: Streams) -> None:
 @pytest.mark.long
 def test_a_stopped_stream_is_moved_and_a_running_one_is_not(streams: Streams, start: Start) -> None:
     streams.send(rows(20))
-    streams.spec(
-        "streams:\n"
-        "  - name: a\n"
-        "    model: mlp.onnx\n"
-        "    source: {broker: 'log:demo', topics: [in]}\n"
-        "    sink: {topic: out}\n"
-    )
+    streams.spec(spec_of("topic: out"))
     move = ("stream", "replay", "a", "-f", "headrace.yaml", "--from", "-1h", "--move")
     running = start("stream", "up", "-f", "headrace.yaml")
     wait_for(lambda: streams.count("out") == 20)

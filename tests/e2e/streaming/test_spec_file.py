@@ -265,35 +265,6 @@ def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing
 
 
 @pytest.mark.long
-def test_a_view_that_is_not_there_is_told_before_anything_changes(pushing: Streams) -> None:
-    up(pushing)
-    pushing.spec(PUSHING.replace("{view: spending,", "{view: nobody,"))
-    refused = pushing.shell.run("apply", "-f", "headrace.yaml")
-
-    assert refused.returncode == 1
-    assert "streams[0].push.view" in refused.stderr
-    assert "nobody" in refused.stderr
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "location"),
-    [
-        ("size_s: 86400, function", "size_s: 0, function", "streams[0].windows.windows[0].size_s"),
-        ("log:demo", "redis://nowhere", "streams[0].windows"),
-        ("push: {view", "push: {online_store: 'feast:///x', view", "streams[0].push.online_store"),
-    ],
-)
-def test_mistakes_are_told_with_their_places_by_the_check_alone(
-    pushing: Streams, old: str, new: str, location: str
-) -> None:
-    pushing.spec(PUSHING.replace(old, new, 1))
-    done = pushing.shell.run("check", "-f", "headrace.yaml")
-
-    assert done.returncode == 1
-    assert location in done.stderr + done.stdout
-
-
-@pytest.mark.long
 def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> None:
     rows = payments(200)
     send_to(pushing, "payments", rows)

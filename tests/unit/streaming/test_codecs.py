@@ -16,6 +16,7 @@ from headrace.core.spec.stream_parts import (
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.settings import ScoringEndpoint, WorkerSettings, check_settings
 from tests.unit.streaming.parts import MATRIX, TOKENS, scorer, signature, spec
+from tests.unit.streaming.world import settings
 
 TWO = signature(
     spec("a", Datatype.FP32, -1),
@@ -26,18 +27,8 @@ OPEN = signature(spec("x", Datatype.FP32, -1, -1, -1))
 
 
 def told(**changes: Any) -> WorkerSettings:  # noqa: ANN401  # as the settings take them
-    said: dict[str, Any] = {
-        "name": "s",
-        "broker": "log:x",
-        "topics": ["in"],
-        "sink": "out",
-        "dead_letters": "dead",
-        "group": "g",
-        "member": "m",
-        "endpoint": ScoringEndpoint(url="http://127.0.0.1:8000", name="m"),
-        **changes,
-    }
-    return WorkerSettings(**said)
+    endpoint = ScoringEndpoint(url="http://127.0.0.1:8000", name="m")
+    return settings(**{"endpoint": endpoint, "output": StreamOutputSpec(), **changes})
 
 
 def of(kind: str) -> StreamFormatSpec:
@@ -122,9 +113,9 @@ def test_settings_that_exclude_each_other_are_refused(changes: dict[str, Any], t
     ],
 )
 def test_settings_out_of_their_range_are_not_read(field: str, value: object) -> None:
-    settings = {**msgspec.to_builtins(told()), field: value}
+    document = {**msgspec.to_builtins(told()), field: value}
     with pytest.raises(msgspec.ValidationError, match=field):
-        msgspec.convert(settings, WorkerSettings)
+        msgspec.convert(document, WorkerSettings)
 
 
 def test_a_stream_that_skips_needs_no_topic_for_dead_letters() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,17 @@ from headrace.streaming.poll_loop import (
 )
 from headrace.streaming.records import TopicPartition
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock
-from tests.unit.streaming.world import DEAD, GROUP, IN, OUT, Member, broker_with, inputs, where
+from tests.unit.streaming.world import (
+    DEAD,
+    GROUP,
+    IN,
+    OUT,
+    Member,
+    Reader,
+    broker_with,
+    inputs,
+    where,
+)
 
 HERE = TopicPartition(IN, 0)
 
@@ -31,29 +42,20 @@ class Stream:
         *,
         seconds: float = 0.0,
         delivery: Delivery = Delivery.AT_LEAST_ONCE,
-        policy: FailurePolicy = FailurePolicy.DEAD_LETTER,
-        max_batch_size: int = 4,
-        max_delay_s: float = 0.0,
-        retry_for_s: float | None = 60.0,
         handover_s: float = 5.0,
-        partitions: int = 1,
-        threads: int = 1,
+        **changes: Any,  # noqa: ANN401  # as `Member` takes them
     ) -> None:
         self.clock = TurnedClock()
-        self.broker: MemoryBroker = broker_with(self.clock, partitions=partitions)
+        self.broker: MemoryBroker = broker_with(self.clock)
         self.member = Member(
             name="a",
             broker=self.broker,
             delivery=delivery,
             clock=self.clock,
             seconds=lambda _: seconds,
-            threads=threads,
-            policy=policy,
-            max_batch_size=max_batch_size,
-            max_delay_s=max_delay_s,
-            retry_for_s=retry_for_s,
             handover_s=handover_s,
             waits=True,
+            **changes,
         )
 
     @property
@@ -307,18 +309,7 @@ def noted(times: list[float], now: float) -> float:
 
 def other_member(stream: Stream) -> MemorySession:
     membership = replace(stream.member.session.membership, member="b")
-    return stream.broker.join(membership, _Nobody())
-
-
-class _Nobody:
-    def on_assigned(self, partitions: object) -> None:
-        del partitions
-
-    def on_revoked(self, partitions: object) -> None:
-        del partitions
-
-    def on_lost(self, partitions: object) -> None:
-        del partitions
+    return stream.broker.join(membership, Reader())
 
 
 def test_batches_that_wait_for_a_slow_one_are_bounded() -> None:

@@ -28,6 +28,7 @@ from headrace.streaming.records import Record
 from headrace.streaming.scorer import make_stages
 from headrace.streaming.settings import PushSettings, WorkerSettings, check_settings
 from headrace.streaming.writer import ResultWriter
+from tests.unit.streaming import world
 from tests.unit.streaming.parts import MATRIX, record, scorer
 
 SPEC = """
@@ -55,18 +56,8 @@ def home(tmp_path: Path) -> Path:
 
 
 def settings(home: Path, **changes: Any) -> WorkerSettings:  # noqa: ANN401  # any setting
-    told: dict[str, Any] = {
-        "name": "s",
-        "broker": "log:x",
-        "topics": ["in"],
-        "dead_letters": "dead",
-        "group": "g",
-        "member": "m",
-        "home": str(home),
-        "features": PushSettings(view="stats", fields={"customer_id": "customer"}),
-        **changes,
-    }
-    return WorkerSettings(**told)
+    push = PushSettings(view="stats", fields={"customer_id": "customer"})
+    return world.settings(**{"sink": "", "home": str(home), "features": push, **changes})
 
 
 def payment(**fields: object) -> Record:

@@ -34,6 +34,7 @@ from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.scorer import Counted, ModelThreads, RecordScorer, Stages
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.writer import Result, TooOldError
+from tests.unit.streaming import world
 from tests.unit.streaming.parts import (
     MATRIX,
     TOKENS,
@@ -44,7 +45,6 @@ from tests.unit.streaming.parts import (
     signature,
     spec,
 )
-from tests.unit.streaming.world import writer
 
 JSON = StreamFormatSpec()
 RAW = StreamFormatSpec(kind=FormatKind.RAW)
@@ -57,17 +57,7 @@ def settings(
     output: StreamOutputSpec | None = None,
     sink: StreamFormatSpec | None = None,
 ) -> WorkerSettings:
-    return WorkerSettings(
-        name="s",
-        broker="log:x",
-        topics=["in"],
-        sink="out",
-        group="g",
-        member="m",
-        format=format_,
-        sink_format=sink,
-        output=output or StreamOutputSpec(),
-    )
+    return world.settings(format=format_, sink_format=sink, output=output or StreamOutputSpec())
 
 
 def answerer(
@@ -191,44 +181,31 @@ def test_records_without_a_value_change_no_answer_of_the_others(
             assert result == EncodedAnswer(b"k", None)
 
 
-@pytest.mark.parametrize("value", [b'{"x": [null, 2, 3]}', b'{"x": [NaN, 2, 3]}'])
-def test_missing_values_reach_the_model(value: bytes) -> None:
-    found = answerer(MATRIX).answer(records(value), now_s=1000.0)
-
-    assert [shown(one) for one in found] == [{"sum": None}]
-
-
-def test_nulls_are_errors_where_the_stream_says_so() -> None:
-    values = records(b'{"x": [null, 2, 3]}', b'{"x": [NaN, 2, 3]}', b'{"x": [1, 2, 3]}')
-    said = msgspec.structs.replace(settings(), nulls=NullPolicy.ERROR)
-
-    found = answers(MATRIX, values, said=said)
-
-    assert found[1:] == [{"sum": None}, {"sum": 6.0}]
-    assert "element 0 of 'x' is null" in found[0]
-
-
 @pytest.mark.parametrize("nulls", NullPolicy)
-def test_nulls_of_avro_are_those_of_json(tmp_path: Path, nulls: NullPolicy) -> None:
-    fields = [{"name": name, "type": ["null", "double"]} for name in "abc"]
-    schema = {"type": "record", "name": "R", "fields": fields}
-    file = tmp_path / "record.avsc"
-    file.write_bytes(msgspec.json.encode(schema))
-    values = []
-    for row in ({"a": None, "b": 2.0, "c": 3.0}, {"a": math.nan, "b": 2.0, "c": 3.0}):
-        buffer = io.BytesIO()
-        fastavro.schemaless_writer(buffer, schema, row)
-        values.append(buffer.getvalue())
-    avro = StreamFormatSpec(
-        kind=FormatKind.AVRO,
-        columns={"x": ["a", "b", "c"]},
-        options={"schema_file": str(file)},
-    )
-    said = msgspec.structs.replace(settings(avro, sink=JSON), nulls=nulls)
+@pytest.mark.parametrize("kind", [FormatKind.JSON, FormatKind.AVRO])
+def test_nulls_reach_the_model_as_nan_or_are_errors_as_the_stream_says(
+    tmp_path: Path, kind: FormatKind, nulls: NullPolicy
+) -> None:
+    if kind is FormatKind.JSON:
+        values = [b'{"x": [null, 2, 3]}', b'{"x": [NaN, 2, 3]}', b'{"x": [1, 2, 3]}']
+        format_ = JSON
+    else:
+        fields = [{"name": name, "type": ["null", "double"]} for name in "abc"]
+        schema = {"type": "record", "name": "R", "fields": fields}
+        values = []
+        for first in (None, math.nan, 1.0):
+            buffer = io.BytesIO()
+            fastavro.schemaless_writer(buffer, schema, {"a": first, "b": 2.0, "c": 3.0})
+            values.append(buffer.getvalue())
+        file = tmp_path / "record.avsc"
+        file.write_bytes(msgspec.json.encode(schema))
+        options = {"schema_file": str(file)}
+        format_ = StreamFormatSpec(kind=kind, columns={"x": ["a", "b", "c"]}, options=options)
+    said = msgspec.structs.replace(settings(format_, sink=JSON), nulls=nulls)
 
     found = answers(MATRIX, records(*values), said=said)
 
-    assert found[1] == {"sum": None}
+    assert found[1:] == [{"sum": None}, {"sum": 6.0}]
     if nulls is NullPolicy.NAN:
         assert found[0] == {"sum": None}
     else:
@@ -343,12 +320,13 @@ def test_raw_tensors_of_different_lengths_are_told_apart_by_their_size() -> None
     assert "expected a multiple of 8 bytes, got 0" in str(found[2])
 
 
-def test_raw_tensors_may_be_answered_in_json() -> None:
-    found = answers(
-        MATRIX, records(np.ones(3, np.float32).tobytes()), said=settings(RAW, sink=JSON)
-    )
+@pytest.mark.parametrize(("value", "sum_"), [(1.0, 3.0), (math.nan, None)])
+def test_raw_tensors_may_be_answered_in_json_which_has_no_nan(
+    value: float, sum_: float | None
+) -> None:
+    raw = np.full(3, value, np.float32).tobytes()
 
-    assert found == [{"sum": 3.0}]
+    assert answers(MATRIX, records(raw), said=settings(RAW, sink=JSON)) == [{"sum": sum_}]
 
 
 def oip(rows: list[list[float]], **more: object) -> bytes:
@@ -427,15 +405,6 @@ def test_runs_are_no_larger_than_a_batch() -> None:
     assert many.count() == Counted(0, 0)
 
 
-def test_nan_has_no_json_and_is_null() -> None:
-    nan = signature(spec("x", Datatype.FP32, -1, 1))
-    model = Adder(nan)
-    said = settings(RAW, sink=JSON)
-    found = answers(nan, records(np.float32(math.nan).tobytes()), said=said, model=model)
-
-    assert found == [{"sum": None}]
-
-
 def test_a_value_that_cannot_be_written_costs_its_own_record_only(tmp_path: Path) -> None:
     schema = tmp_path / "answer.avsc"
     fields = [{"name": "sum", "type": "float"}, {"name": "id", "type": "int"}]
@@ -489,7 +458,7 @@ class Scripted:
 
 def threads_of(*scripted: Scripted) -> tuple[ModelThreads, threading.Semaphore]:
     woken = threading.Semaphore(0)
-    return ModelThreads(scripted, writer(), clock=SystemClock(), wake=woken.release), woken
+    return ModelThreads(scripted, world.writer(), clock=SystemClock(), wake=woken.release), woken
 
 
 def collected(threads: ModelThreads, woken: threading.Semaphore) -> list[Finished]:

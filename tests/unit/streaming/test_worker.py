@@ -1,6 +1,6 @@
 """A worker over many sessions: it joins again, pauses, tells and stops."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from threading import Event
 from typing import TypeVar
@@ -14,11 +14,11 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.streaming.broker import Membership, Rebalanced, ReplacedError, StartPosition
+from headrace.streaming.broker import Membership, Rebalanced, ReplacedError
 from headrace.streaming.in_flight import Outcome, ScoringBatch
 from headrace.streaming.poll_loop import REPORT_SLOW_AFTER_S
 from headrace.streaming.records import TopicPartition
-from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerState
+from headrace.streaming.settings import StreamStatus, WorkerState
 from headrace.streaming.worker import (
     CHECK_EVERY_S,
     JOIN_TIMEOUT_S,
@@ -32,8 +32,10 @@ from tests.unit.streaming.world import (
     GROUP,
     IN,
     OUT,
+    Reader,
     answer,
     inputs,
+    settings,
     where,
 )
 
@@ -48,17 +50,7 @@ class Stage:
         self.broker = Refusing(self.clock)
         self.broker.create_topic(IN, partitions=2)
         self.worker = WorkerLoop(
-            WorkerSettings(
-                name="s",
-                broker="memory",
-                topics=[IN],
-                sink=OUT,
-                dead_letters=DEAD,
-                group=GROUP,
-                member="one",
-                start=StartPosition.EARLIEST,
-                paused=paused,
-            ),
+            settings(paused=paused),
             self.broker,
             clock=self.clock,
             wait=self.wait,
@@ -335,14 +327,6 @@ def test_a_call_of_the_broker_that_does_not_return_is_told() -> None:
     stage.run(120.0)
 
     assert seen == [pytest.approx(0.0, abs=1.0), pytest.approx(99.0, abs=1.0)]
-
-
-class Reader:
-    """A member of the group that is no stream; `given` hears of its places."""
-
-    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def on_lost(self, partitions: Sequence[TopicPartition]) -> None: ...
 
 
 def test_it_tells_for_how_long_it_has_had_no_place() -> None:

@@ -1,6 +1,5 @@
 """What is written of a record: an answer, a dead letter, or nothing."""
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,18 +17,10 @@ from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.writer import ResultWriter, TooOldError
 from tests.unit.streaming.parts import record
-from tests.unit.streaming.world import DEAD, OUT, writer
+from tests.unit.streaming.world import DEAD, OUT, settings, writer
 
 REASON = InvalidArgumentError("no\nsuch\tfield: " + "x" * 5000)
-WITH_ALL = WorkerSettings(
-    name="s",
-    broker="memory:",
-    topics=["in"],
-    group="g",
-    member="m",
-    sink=OUT,
-    output=StreamOutputSpec(headers="all"),
-)
+WITH_ALL = settings(output=StreamOutputSpec(headers="all"))
 
 
 def test_an_answer_keeps_the_headers_that_were_asked_for_and_names_its_source() -> None:
@@ -48,7 +39,7 @@ def test_an_answer_keeps_the_headers_that_were_asked_for_and_names_its_source() 
 
 def test_an_answer_has_the_timestamp_of_its_record_or_the_time_of_writing() -> None:
     old = record(b"v", timestamp_s=3.25)
-    of_now = msgspec.structs.replace(WITH_ALL, output=StreamOutputSpec(timestamps=Timestamps.NOW))
+    of_now = settings(output=StreamOutputSpec(timestamps=Timestamps.NOW))
 
     assert answered(WITH_ALL, old).timestamp_s == 3.25
     assert answered(WITH_ALL, record(b"v", timestamp_s=0.0)).timestamp_s is None
@@ -125,7 +116,7 @@ def test_a_strange_count_of_attempts_is_not_believed() -> None:
 
 
 def test_an_answer_that_the_topic_does_not_take_is_a_dead_letter() -> None:
-    limited = ResultWriter(msgspec.structs.replace(WITH_ALL, dead_letters=DEAD), {OUT: 10})
+    limited = ResultWriter(WITH_ALL, {OUT: 10})
     records = [record(b"v"), record(b"v", headers=(("name", b"value"),))]
     (fits, headers_too_many) = limited.outcomes(
         records, [EncodedAnswer(b"k", bytes(9))] * 2, attempts=1, now_s=5.0

@@ -1,7 +1,8 @@
 """Streams in a world that is turned: two members, one broker, whatever goes wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
 from headrace.core.spec.stream_parts import FailurePolicy, StreamErrorsSpec, StreamOutputSpec
@@ -9,7 +10,7 @@ from headrace.streaming.broker import Delivery, Membership, StartPosition
 from headrace.streaming.in_flight import Outcome, ScoringBatch
 from headrace.streaming.metrics import Counters
 from headrace.streaming.poll_loop import PollLoop
-from headrace.streaming.records import NewRecord, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.session import Windows
 from headrace.streaming.writer import ResultWriter
@@ -18,19 +19,32 @@ from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, T
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
 
 
+def settings(**changes: Any) -> WorkerSettings:  # noqa: ANN401  # any setting
+    told: dict[str, Any] = {
+        "name": "s",
+        "broker": "memory:",
+        "topics": [IN],
+        "sink": OUT,
+        "dead_letters": DEAD,
+        "group": GROUP,
+        "member": "one",
+        "start": StartPosition.EARLIEST,
+        "output": StreamOutputSpec(headers=("kept",)),
+        **changes,
+    }
+    return WorkerSettings(**told)
+
+
 def writer(policy: FailurePolicy = FailurePolicy.DEAD_LETTER) -> ResultWriter:
-    settings = WorkerSettings(
-        name="s",
-        broker="",
-        topics=[],
-        group="",
-        member="",
-        sink=OUT,
-        dead_letters=DEAD,
-        errors=StreamErrorsSpec(policy=policy),
-        output=StreamOutputSpec(headers=("kept",)),
-    )
-    return ResultWriter(settings)
+    return ResultWriter(settings(errors=StreamErrorsSpec(policy=policy)))
+
+
+class Reader:
+    """A member of the group that is no stream."""
+
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None: ...
 
 
 def is_poison(record: Record) -> bool:
@@ -85,15 +99,8 @@ class Member:
     def join(self) -> None:
         self.is_out = False
         self.poll_loop = PollLoop(
-            WorkerSettings(
-                name="s",
-                broker="",
-                topics=[IN],
-                group=GROUP,
+            settings(
                 member=self.name,
-                sink=OUT,
-                dead_letters=DEAD,
-                output=StreamOutputSpec(headers=("kept",)),
                 errors=StreamErrorsSpec(
                     policy=self.policy, max_delay_s=1.0, retry_for_s=self.retry_for_s
                 ),

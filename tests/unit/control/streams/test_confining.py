@@ -66,34 +66,24 @@ def pushing(url: str) -> WorkerSettings:
 WINDOWS = StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=5)])
 
 
-def test_a_worker_of_an_embedded_log_has_the_log_and_no_network(
+def test_a_worker_has_its_log_and_its_model_and_the_network_where_it_needs_it(
     tmp_path: Path, confining: Confining
 ) -> None:
-    found = confining.access(msgspec.structs.replace(settings(), model=model(tmp_path / "a")))
-
-    assert found.own == [tmp_path / "streams" / "demo"]
-    assert found.own[0].is_dir()
-    assert not found.network
-
-
-def test_a_worker_reads_its_model_and_nothing_else(tmp_path: Path, confining: Confining) -> None:
     told = msgspec.structs.replace(settings(), model=model(tmp_path / "a"))
-
-    assert confining.access(told).keep == [tmp_path / "a"]
-
-
-def test_an_endpoint_needs_the_network_its_certificate_and_key(confining: Confining) -> None:
     endpoint = ScoringEndpoint(url="", name="m", ca_file="/ca.pem", api_key_file="/tmp/key")  # noqa: S108  # not opened
-    found = confining.access(msgspec.structs.replace(settings(), endpoint=endpoint))
+    own = confining.access(told)
+    asking = confining.access(msgspec.structs.replace(settings(), endpoint=endpoint))
+    other = confining.access(settings(broker="kafka://host"))
 
-    assert found.network
-    assert found.keep == [Path("/ca.pem"), Path("/tmp/key")]  # noqa: S108  # as above
-
-
-def test_another_broker_needs_the_network(confining: Confining) -> None:
-    found = confining.access(settings(broker="kafka://host"))
-
-    assert (found.own, found.network) == ([], True)
+    assert (own.own, own.keep, own.network) == (
+        [tmp_path / "streams" / "demo"],
+        [tmp_path / "a"],
+        False,
+    )
+    assert own.own[0].is_dir()
+    assert asking.network
+    assert asking.keep == [Path("/ca.pem"), Path("/tmp/key")]  # noqa: S108  # as above
+    assert (other.own, other.network) == ([], True)
 
 
 def test_windows_have_a_folder_of_their_stream_and_group(
@@ -166,23 +156,17 @@ def test_a_store_elsewhere_is_its_owners(tmp_path: Path) -> None:
     assert others.access(told).own == []
 
 
-def test_a_store_on_the_network_is_reached_over_it(
+def test_a_store_on_the_network_is_reached_over_it_if_its_variable_is_set(
     confining: Confining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("STORE", raising=False)
+    with pytest.raises(OSError, match="no variable STORE"):
+        confining.access(pushing("${STORE}"))
     monkeypatch.setenv("STORE", "redis://host/0")
     found = confining.access(pushing("${STORE}"))
 
     assert found.network
     assert found.own[1:] == []
-
-
-def test_a_variable_that_is_not_set_is_told(
-    confining: Confining, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("STORE", raising=False)
-
-    with pytest.raises(OSError, match="no variable STORE"):
-        confining.access(pushing("${STORE}"))
 
 
 def test_features_are_looked_up_in_a_file_without_the_network(

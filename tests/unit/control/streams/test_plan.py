@@ -44,19 +44,6 @@ def planned(
     return plan(workers, revision=revision, count=count, timeouts=PATIENCE, now=now)
 
 
-def test_members_that_are_missing_are_started() -> None:
-    assert planned(seen(1)) == [StartWorker(0)]
-
-
-def test_members_beyond_the_count_are_told_to_stop_and_then_forgotten() -> None:
-    assert planned(seen(0), seen(1), seen(2)) == [Stop(2)]
-    assert planned(seen(0), seen(1), seen(2, WorkerPhase.ENDED)) == [Forget(2)]
-
-
-def test_a_stream_that_is_not_wanted_loses_all_members() -> None:
-    assert planned(seen(0), seen(1, WorkerPhase.STARTING), count=0) == [Stop(0), Stop(1)]
-
-
 def test_a_member_that_ended_starts_when_its_time_has_come() -> None:
     assert planned(seen(0), seen(1, WorkerPhase.ENDED, start_at=101.0)) == []
     assert planned(seen(0), seen(1, WorkerPhase.ENDED, start_at=100.0)) == [StartWorker(1)]

@@ -7,14 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.core import UnavailableError, UnsupportedError
+from headrace.core import UnsupportedError
 from headrace.core.spec.stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.broker import BrokerFeatures, StartPosition
 from headrace.streaming.metrics import Counters, render_metrics
 from headrace.streaming.records import NewRecord, Record, TopicPartition
-from headrace.streaming.settings import StreamStatus, WorkerSettings
+from headrace.streaming.settings import StreamStatus
 from headrace.streaming.windows.session import STALE_AFTER, Restore, Windows, restore
 from headrace.testing.streams import MemoryBroker, TurnedClock
+from tests.unit.streaming.world import settings
 
 HERE = TopicPartition("in", 0)
 STEP_S = 10.0
@@ -47,13 +48,8 @@ def broker() -> ForgetfulBroker:
 def windows(
     broker: MemoryBroker, folder: Path, *, start: StartPosition = StartPosition.EARLIEST
 ) -> Windows:
-    told = WorkerSettings(
-        name="s",
-        broker="memory:",
-        topics=["in"],
-        sink="out",
+    told = settings(
         group="g",
-        member="m",
         start=start,
         windows=StreamWindowsSpec(
             windows=[StreamWindowSpec(name="n", size_s=35, slide_s=5)],
@@ -175,20 +171,6 @@ def test_a_state_that_cannot_be_written_is_told_and_written_later(
     made.close()
 
 
-def test_only_what_was_delivered_is_written(broker: ForgetfulBroker, tmp_path: Path) -> None:
-    made = windows(broker, tmp_path)
-    made.on_assigned([HERE])
-    for at in (0, 2, 4):
-        made.count(made.count_restored(read(broker, at, 2)))
-    made.delivered({HERE: 3, TopicPartition("gone", 0): 5})  # within a batch
-    made.checkpoint()
-
-    kept = made._held[HERE].file.position()
-    assert kept is not None
-    assert kept.offset == 2
-    made.close([HERE, TopicPartition("gone", 0)])
-
-
 def test_much_is_written_in_parts_and_at_the_end_as_a_whole(
     broker: ForgetfulBroker, tmp_path: Path
 ) -> None:
@@ -213,18 +195,6 @@ def test_much_is_written_in_parts_and_at_the_end_as_a_whole(
     assert kept is not None
     assert kept.offset == 3000
     made.close()
-
-
-def test_a_broker_that_cannot_say_is_told(broker: ForgetfulBroker, tmp_path: Path) -> None:
-    made = windows(broker, tmp_path)
-
-    def away(group: str, topic: str) -> Mapping[TopicPartition, int]:
-        del group, topic
-        raise UnavailableError("away")
-
-    broker.committed = away  # type: ignore[method-assign]  # a fault
-    with pytest.raises(UnavailableError):
-        made.on_assigned([HERE])
 
 
 def test_brokers_without_partitions_have_no_windows(

@@ -12,11 +12,10 @@ import pytest
 
 from headrace.core import HeadraceError, UnavailableError
 from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
-from headrace.streaming.broker import Delivery, StartPosition
+from headrace.streaming.broker import Delivery
 from headrace.streaming.in_flight import Outcome, ScoringBatch
 from headrace.streaming.metrics import Counters
 from headrace.streaming.records import NewRecord, Record, TopicPartition
-from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.panes import WindowEvent, plan_windows
 from headrace.streaming.windows.session import Windows
 from headrace.testing.streams import MemoryBroker, TurnedClock
@@ -28,6 +27,7 @@ from tests.unit.streaming.world import (
     OUT,
     Member,
     broker_with,
+    settings,
     where,
     writer,
 )
@@ -127,18 +127,8 @@ def members(
     broker = broker_with(clock, partitions=PARTITIONS, safe_after_s=0.01, spreads=False)
 
     def windows(name: str, counters: Counters) -> Windows:
-        told = WorkerSettings(
-            name="s",
-            broker="memory:",
-            topics=[IN],
-            sink=OUT,
-            group=GROUP,
-            member=name,
-            start=StartPosition.EARLIEST,
-            windows=msgspec.structs.replace(
-                WINDOWS, state=str(folder if shares else folder / name)
-            ),
-        )
+        state = str(folder if shares else folder / name)
+        told = settings(member=name, windows=msgspec.structs.replace(WINDOWS, state=state))
         return Windows(told, broker, counters.windows, clock=clock)
 
     found = [

@@ -9,29 +9,26 @@ from headrace.core.spec.stream_parts import (
     FormatKind,
     Function,
     StreamFormatSpec,
+    StreamOutputSpec,
     StreamWindowSpec,
     StreamWindowsSpec,
 )
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.settings import WorkerSettings, check_settings
 from headrace.streaming.windows.state_file import state_folder
+from tests.unit.streaming import world
 from tests.unit.streaming.parts import scorer, signature, spec
 
 ONE = StreamWindowSpec(name="n", size_s=60, slide_s=10)
 
 
 def settings(*windows: StreamWindowSpec, kind: FormatKind = FormatKind.JSON) -> WorkerSettings:
-    return WorkerSettings(
-        name="s",
-        broker="log:x",
-        topics=["in"],
-        sink="out",
-        dead_letters="dead",
+    return world.settings(
         group="g",
-        member="m",
         home="/home/x",
         model=ReplicaSettings(model_name="m", model_version="1", path="m.onnx"),
         format=StreamFormatSpec(kind=kind, columns={"x": ["a", "n"]}),
+        output=StreamOutputSpec(),
         windows=StreamWindowsSpec(windows=list(windows)),
     )
 
