@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
+from headrace.core import Code, HeadraceError, InvalidArgumentError, UnavailableError
 from headrace.streaming.broker import Broker, ConsumerSession, Delivery, Membership, StartPosition
-from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
+from headrace.streaming.records import Header, NewRecord, Record, TopicPartition, parse_seconds
 
 PREFIX: Final = "headrace-"
 TOPIC: Final = "headrace-topic"
@@ -140,7 +140,7 @@ def parse_dead_letter(record: Record) -> DeadLetter:
         error=headers.get(TEXT, ""),
         stream=headers.get(STREAM, ""),
         attempts=_number(headers.get(ATTEMPTS)),
-        died_s=_seconds(headers.get(TIME)),
+        died_s=parse_seconds(headers.get(TIME), None),
         is_cut=CUT in headers,
     )
 
@@ -201,20 +201,16 @@ def plan_redrive(
         if choice.limit is not None and redriven + step.redriven >= choice.limit:
             break
         dead_letter = parse_dead_letter(record)
-        topic, partition, headers = (
-            record.topic_partition.topic,
-            dead_letter.partition,
-            record.headers,
-        )
+        (topic, number), headers = record.topic_partition, record.headers
         if choice.takes(dead_letter):
             # The original record, to its source partition if that still exists.
             topic = dead_letter.topic
-            is_there = partition is not None and 0 <= partition < choice.partitions[topic]
-            partition = partition if is_there else None
+            source = range(choice.partitions[topic])
+            partition = dead_letter.partition if dead_letter.partition in source else None
             headers = tuple(header for header in headers if header[0] not in _REMOVED)
             step.redriven += 1
         else:
-            partition = record.topic_partition.partition
+            partition = number
             step.deferred += 1
         step.records.append(
             NewRecord(
@@ -236,29 +232,21 @@ def count(dead_letters: Iterable[DeadLetter], choice: Choice) -> int:
     return matching if choice.limit is None else min(matching, choice.limit)
 
 
-def check_code(code: str, codes: Iterable[str]) -> str:
-    """Return `code` in upper case.
+def check_code(code: str) -> str:
+    """Return `code` in upper case; empty for none.
 
     Raises:
         InvalidArgumentError: No error has this code.
     """
     requested = code.strip().upper()
-    names = list(codes)
-    if requested and requested not in names:
-        message = f"'{code[:60]}' is not an error code; known codes: {', '.join(names)}"
+    if requested and requested not in [*Code]:
+        message = f"'{code[:60]}' is not an error code; known codes: {', '.join(Code)}"
         raise InvalidArgumentError(message)
     return requested
 
 
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text[:18].isdigit() else None
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
 
 
 def read_dead_letters(
@@ -269,11 +257,7 @@ def read_dead_letters(
     Raises:
         HeadraceError: The topic does not exist, or the broker cannot be reached.
     """
-    after = {
-        partition: start
-        for partition, (start, end) in _remaining(broker, stream, topic).items()
-        if start < end
-    }
+    after = {p: first for p, (first, _) in _remaining(broker, stream, topic).items()}
     return [
         parse_dead_letter(record)
         for record in broker.read(topic, after=after, max_records=max_records)
@@ -297,11 +281,7 @@ def redrive(
         ConflictError: Another redrive of this stream is running.
         HeadraceError: The broker cannot be reached, or refuses the request.
     """
-    left = {
-        partition: pair
-        for partition, pair in _remaining(broker, stream, topic).items()
-        if pair[0] < pair[1]
-    }
+    left = _remaining(broker, stream, topic)
     if not left:
         return Redriven(0, 0)
     group = redrive_group(stream)
@@ -373,17 +353,17 @@ def _run(
         redriven, deferred = redriven + step.redriven, deferred + step.deferred
         positions |= step.offsets
         for record in records:  # a record beyond the end shows that all before it were read
-            if record.offset >= ends.get(record.topic_partition, 0):
-                positions[record.topic_partition] = max(
-                    positions.get(record.topic_partition, 0), ends.get(record.topic_partition, 0)
-                )
+            end = ends.get(record.topic_partition)
+            if end is not None and record.offset >= end:
+                positions[record.topic_partition] = end
     return Redriven(redriven, deferred)
 
 
 def _remaining(broker: Broker, stream: str, topic: str) -> dict[TopicPartition, tuple[int, int]]:
-    """Return the first unhandled and the end offset of each partition."""
+    """Return the first unhandled and the end offset of each partition that has dead letters."""
     dealt = broker.committed(redrive_group(stream), topic)
     return {
-        partition: (max(first, dealt.get(partition, first)), end)
+        partition: (start, end)
         for partition, (first, end) in broker.ends(topic).items()
+        if (start := max(first, dealt.get(partition, first))) < end
     }

@@ -7,11 +7,17 @@ sufficient.
 
 import socket
 import threading
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import StreamRequestHandler, TCPServer, ThreadingMixIn, UnixStreamServer
+from socketserver import (
+    StreamRequestHandler,
+    TCPServer,
+    ThreadingTCPServer,
+    ThreadingUnixStreamServer,
+)
 from stat import S_ISSOCK
 from typing import TYPE_CHECKING, Final
 
@@ -27,42 +33,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _REQUEST_TIMEOUT_S: Final = 10.0
-_MAX_CONCURRENT: Final = 16
+_SLOTS: Final = threading.BoundedSemaphore(16)
+"""Requests that are handled at once."""
 _JSON: Final = "application/json"
 
 
-class _Server(ThreadingMixIn):
-    """Server with a bounded number of requests; excess connections are closed."""
+class _Unix(ThreadingUnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
 
+
+class _Tcp(ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
     allow_reuse_address = True
-    slots: threading.BoundedSemaphore
-
-    def process_request(self, request: object, client_address: object) -> None:
-        """Start a thread for the request, unless too many run."""
-        if self.slots.acquire(blocking=False):
-            super().process_request(request, client_address)  # type: ignore[arg-type]  # as it came
-        else:
-            self.shutdown_request(request)  # type: ignore[attr-defined]  # the other base has it
-
-    def process_request_thread(self, request: object, client_address: object) -> None:
-        """Process the request in its thread."""
-        try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]  # as above
-        finally:
-            self.slots.release()
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore clients that disconnect or do not speak HTTP."""
-
-
-class _Unix(_Server, UnixStreamServer):
-    pass
-
-
-class _Tcp(_Server, TCPServer):
-    pass
 
 
 class _Tcp6(_Tcp):
@@ -80,6 +64,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._worker = worker
         self._is_local = is_local
         StreamRequestHandler.__init__(self, *arguments)  # type: ignore[arg-type]  # the server's
+
+    def handle(self) -> None:
+        """Handle the request; close excess connections, and those of clients that disconnect."""
+        if not _SLOTS.acquire(blocking=False):
+            return
+        try:
+            with suppress(OSError):
+                super().handle()
+        finally:
+            _SLOTS.release()
 
     def do_GET(self) -> None:  # the library's name
         """Return metrics or the status."""
@@ -144,6 +138,5 @@ def listen(settings: WorkerSettings, worker: WorkerLoop) -> list[TCPServer]:
         msg = f"cannot listen on {location}: {error.strerror or error}{hint}"
         raise FailedPreconditionError(msg) from error
     for server in servers:
-        server.slots = threading.BoundedSemaphore(_MAX_CONCURRENT)  # type: ignore[attr-defined]  # _Server
         threading.Thread(target=server.serve_forever, name="listen", daemon=True).start()
     return servers

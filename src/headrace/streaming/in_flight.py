@@ -8,6 +8,7 @@ offset. This module only decides; the caller passes the time.
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from headrace.core import Code, HeadraceError, PayloadTooLargeError
@@ -79,15 +80,14 @@ class PrefetchBuffer:
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
         """Drop waiting records of these partitions: another member reads them."""
-        rest: deque[Record] = deque()
-        arrivals: deque[tuple[float, int]] = deque()
-        for came_at, count in self._arrivals:
-            chunk = [self._records.popleft() for _ in range(count)]
-            stays = [record for record in chunk if record.topic_partition not in partitions]
-            if stays:
-                rest.extend(stays)
-                arrivals.append((came_at, len(stays)))
-        self._records, self._arrivals, self._bytes = rest, arrivals, _size(rest)
+        records = iter(self._records)
+        left = [
+            (came_at, [r for r in islice(records, count) if r.topic_partition not in partitions])
+            for came_at, count in self._arrivals
+        ]
+        self.clear()
+        for came_at, some in left:
+            self.put(some, came_at)
 
     def clear(self) -> None:
         """Drop all waiting records."""
@@ -140,13 +140,6 @@ class ScoringBatch:
         """Whether all of its records belong to other members by now."""
         return bool(self.revoked) and all(
             record.topic_partition in self.revoked for record in self.records
-        )
-
-    def has_records_of(self, partitions: Collection[TopicPartition]) -> bool:
-        """Return whether it has records of these partitions that still belong to this member."""
-        return any(
-            record.topic_partition in partitions and record.topic_partition not in self.revoked
-            for record in self.records
         )
 
 
@@ -223,7 +216,11 @@ class InFlightBatches:
 
     def has_records_of(self, partitions: Collection[TopicPartition]) -> bool:
         """Return whether records of these partitions are neither produced nor dropped."""
-        return any(batch.has_records_of(partitions) for batch in self._batches)
+        return any(
+            record.topic_partition in partitions and record.topic_partition not in batch.revoked
+            for batch in self._batches
+            for record in batch.records
+        )
 
     def take_due(self) -> DueDelivery:
         """Remove and return everything that may be produced now."""

@@ -192,7 +192,7 @@ class PollLoop:
             self._runner.wait(FAST_BATCH_S)
             self._advance(self._clock.monotonic())
         if self.windows is not None and self.windows.is_due(now):
-            self._checkpoint(self.windows, within_s=CHECKPOINT_TIMEOUT_S)
+            self._flush(CHECKPOINT_TIMEOUT_S, is_last=False)
         max_records = 0 if self.is_paused or self._is_ending else self.prefetch.room
         # If no record was taken for a while, partitions are paused.
         pause, resume = self._backpressure.change(
@@ -227,7 +227,7 @@ class PollLoop:
         ):
             self.run_once()
         self._produce(force=True)
-        self._flush(until)
+        self._flush(until - self._clock.monotonic())
 
     def on_assigned(
         self, partitions: Sequence[TopicPartition]
@@ -258,7 +258,7 @@ class PollLoop:
                 self._collect(self._clock.monotonic())
                 self._produce(force=True)
             self._produce(force=True)
-            self._flush(until, revoked)
+            self._flush(until - self._clock.monotonic(), revoked)
         except HeadraceError as error:  # the broker's client might not pass it on unchanged
             self._fatal_error = error
         self.in_flight.drop(revoked)
@@ -294,26 +294,19 @@ class PollLoop:
             "is not expected to take so long, stop the stream and check these records"
         )
 
-    def _flush(self, until: float, partitions: set[TopicPartition] | None = None) -> None:
-        """Wait until produced records are acknowledged, then checkpoint the windows up to them."""
-        within_s = max(until - self._clock.monotonic(), 0.0)
-        if self.windows is None:
-            self.session.flush(within_s)
-        else:
-            self._checkpoint(self.windows, within_s=within_s, partitions=partitions, is_last=True)
-
-    def _checkpoint(
+    def _flush(
         self,
-        windows: Windows,
-        *,
         within_s: float,
         partitions: set[TopicPartition] | None = None,
-        is_last: bool = False,
+        *,
+        is_last: bool = True,
     ) -> None:
-        if self.session.flush(within_s):
-            windows.checkpoint(partitions, is_last=is_last)
-        else:
-            windows.postpone()
+        """Wait until produced records are acknowledged, then checkpoint the windows up to them."""
+        is_flushed = self.session.flush(max(within_s, 0.0))
+        if self.windows is not None and is_flushed:
+            self.windows.checkpoint(partitions, is_last=is_last)
+        elif self.windows is not None:
+            self.windows.postpone()
 
     def _remove_partitions(self, revoked: set[TopicPartition]) -> None:
         self.partitions -= revoked
@@ -416,13 +409,11 @@ class PollLoop:
         """Return how long a poll may wait: until the next due time, unless it is woken."""
         times = [now + MAX_POLL_S]
         if self._runner.has_room:
-            again = [
-                batch.retry_at for batch in self.in_flight.waiting() if batch.retry_at is not None
-            ]
+            waiting = self.in_flight.waiting()
+            times += [batch.retry_at for batch in waiting if batch.retry_at is not None]
             due = self.prefetch.due_at(is_free=self._runner.is_free)
-            if again:
-                times.append(min(again))
-            elif due is not None and self._has_room and not self.in_flight.is_failing():
+            is_due = due is not None and self._has_room
+            if is_due and not waiting and not self.in_flight.is_failing():
                 times.append(due)
         if self.in_flight.has_due():
             times.append(self._commit_at)

@@ -8,7 +8,7 @@ them.
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -67,7 +67,10 @@ class PartitionLag:
     """Seconds since the oldest of them was written; 0 if no record waits, None if unknown."""
 
 
-def parse_seconds(text: str | bytes | None, default: float) -> float:
+_Default = TypeVar("_Default", float, None)
+
+
+def parse_seconds(text: str | bytes | None, default: _Default) -> float | _Default:
     """Return the number in a text written by another producer; `default` if there is none."""
     try:
         return default if text is None else float(text)
@@ -95,6 +98,10 @@ def unix_time(name: str, value: object) -> float:
             number = moment.timestamp()
     if 0 <= number < MAX_TIME_S:
         return number
-    shown = "null" if value is None else repr(value)[:_SHOWN]
-    msg = f"'{name}' must be a time: Unix seconds or ISO 8601 with a zone, not {shown}"
+    msg = f"'{name}' must be a time: Unix seconds or ISO 8601 with a zone, not {shown(value)}"
     raise InvalidArgumentError(msg)
+
+
+def shown(value: object) -> str:
+    """Return the beginning of a field's value, for messages."""
+    return "null" if value is None else repr(value)[:_SHOWN]

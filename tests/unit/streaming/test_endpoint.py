@@ -281,7 +281,7 @@ def test_a_refused_text_fails_alone_and_others_share_requests(texts: list[str]) 
     scores = RecordScorer(scorer, make_codec(settings, scorer), max_batch_size=8)
     values = [json.dumps({"question": text}).encode() for text in texts]
 
-    results = scores.answer(records(*values), now_s=0.0)
+    results = scores.answer(records(*values))
 
     for text, result in zip(texts, results, strict=True):
         if len(text) > LONGEST:

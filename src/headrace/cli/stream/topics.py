@@ -30,7 +30,6 @@ from headrace.cli.base.options import (
 from headrace.cli.base.output import Column, say, show_answer, show_document, write
 from headrace.cli.stream.find import BrokerUrl, find_stream, open_broker_of
 from headrace.core import (
-    Code,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -319,7 +318,7 @@ def list_(
 
         headrace stream dlq list fraud --error INVALID_ARGUMENT --json
     """
-    code = check_code(error, (str(known_code) for known_code in Code))
+    code = check_code(error)
     with _opened(name, broker=broker, sources=None, file=file, plane=plane) as of:
         try:
             dead_letters = read_dead_letters(
@@ -361,7 +360,7 @@ def redrive(
     """
     from headrace.streaming.dead_letters import count
 
-    code = check_code(error, (str(known_code) for known_code in Code))
+    code = check_code(error)
     with _opened(name, broker=broker, sources=source, file=file, plane=plane) as of:
         if not of.sources:
             msg = "--broker also needs --from: the source topics"

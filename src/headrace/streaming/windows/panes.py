@@ -17,7 +17,7 @@ import msgspec
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.formats import Column, ValueReader
-from headrace.streaming.records import MAX_TIME_S, Record, unix_time
+from headrace.streaming.records import MAX_TIME_S, Record, shown, unix_time
 
 MICROSECONDS: Final = 1_000_000
 
@@ -126,6 +126,12 @@ class WindowPlan(NamedTuple):
         """Return the oldest event time that still counts after an event at `newest_us`."""
         return newest_us - self.lateness_us
 
+    def first_needed(self, newest_us: int | None) -> list[int]:
+        """Return the first pane of each series that an event may still need; empty for all."""
+        if newest_us is None:
+            return []
+        return [series.first_needed(self.oldest_us(newest_us)) for series in self.series]
+
 
 def plan_windows(settings: StreamWindowsSpec) -> WindowPlan:
     """Return the plan for the settings."""
@@ -188,7 +194,6 @@ def _total(panes: Sequence[Pane]) -> float:
 
 
 _MAX_KEY_BYTES: Final = 1024
-_SHOWN: Final = 60
 
 
 class WindowEvent(NamedTuple):
@@ -224,21 +229,16 @@ class Events:
         if self._reads is not None:
             fields = self._reads.decode(records)
             columns, errors = fields.columns, fields.errors
-        events: list[WindowEvent | HeadraceError | None] = []
-        row = 0
-        for index, record in enumerate(records):
-            if record.value is None:
-                events.append(None)
-                continue
-            error = errors.get(index)
-            if error is not None:
-                events.append(error)
-                continue
+        events: list[WindowEvent | HeadraceError | None] = [
+            None if record.value is None else errors.get(index)
+            for index, record in enumerate(records)
+        ]
+        has_value = (index for index, record in enumerate(records) if record.value is not None)
+        for row, index in enumerate(index for index in has_value if index not in errors):
             try:
-                events.append(self._event(record, columns, row, now_s))
-            except InvalidArgumentError as wrong:
-                events.append(wrong)
-            row += 1
+                events[index] = self._event(records[index], columns, row, now_s)
+            except InvalidArgumentError as error:
+                events[index] = error
         return events
 
     def _event(
@@ -278,19 +278,22 @@ def fields_of(settings: StreamWindowsSpec) -> tuple[str, ...]:
 def _own_key(record: Record) -> bytes:
     if record.key is None:
         raise InvalidArgumentError("the record has no key for windows")
-    if len(record.key) > _MAX_KEY_BYTES:
-        raise InvalidArgumentError(_too_long("the record's key", len(record.key)))
-    return record.key
+    return _checked_key("the record's key", record.key)
 
 
 def _key(name: str, value: object) -> bytes:
     """Return an encoded key; text and integers differ: '1' is not 1."""
     if isinstance(value, bool) or not isinstance(value, str | int | bytes):
-        msg = f"'{name}' is a window key: it must be text or an integer, not {_display(value)}"
+        msg = f"'{name}' is a window key: it must be text or an integer, not {shown(value)}"
         raise InvalidArgumentError(msg)
     key = b"b" + value if isinstance(value, bytes) else msgspec.json.encode(value)
+    return _checked_key(f"'{name}'", key)
+
+
+def _checked_key(description: str, key: bytes) -> bytes:
     if len(key) > _MAX_KEY_BYTES:
-        raise InvalidArgumentError(_too_long(f"'{name}'", len(key)))
+        limit = f"a window key may have at most {_MAX_KEY_BYTES}"
+        raise InvalidArgumentError(f"{description} has {len(key)} bytes; {limit}")
     return key
 
 
@@ -304,13 +307,5 @@ def _value(name: str, value: object) -> float | None:
             number = math.inf
         if math.isfinite(number):
             return number
-    msg = f"'{name}' must be a finite number or null to be aggregated, not {_display(value)}"
+    msg = f"'{name}' must be a finite number or null to be aggregated, not {shown(value)}"
     raise InvalidArgumentError(msg)
-
-
-def _too_long(description: str, size: int) -> str:
-    return f"{description} has {size} bytes; a window key may have at most {_MAX_KEY_BYTES}"
-
-
-def _display(value: object) -> str:
-    return "null" if value is None else repr(value)[:_SHOWN]

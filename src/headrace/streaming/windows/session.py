@@ -139,15 +139,13 @@ class Windows:
         Raises:
             HeadraceError: A state cannot be opened, or the broker cannot be reached.
         """
-        starts = {}
+        starts: dict[TopicPartition, int] = {}
         for topic in sorted({partition.topic for partition in partitions}):
             ends = self._broker.ends(topic)
             committed = self._broker.committed(self._settings.group, topic)
-            for partition in partitions:
-                if partition.topic == topic:
-                    starts[partition] = self._open(
-                        partition, committed.get(partition), ends[partition]
-                    )
+            starts |= {
+                p: self._open(p, committed.get(p), ends[p]) for p in partitions if p.topic == topic
+            }
         return starts
 
     def count_restored(self, records: Sequence[Record]) -> list[Record]:
@@ -171,9 +169,8 @@ class Windows:
     def count(self, records: Sequence[Record]) -> Added:
         """Count records; return the window fields of each record."""
         events = self._events.from_records(records, now_s=self._clock.now())
-        rows: list[Sequence[object]] = [()] * len(records)
+        rows: list[Sequence[object]] = [(0,) * len(self._plan.windows)] * len(records)
         errors: dict[int, HeadraceError] = {}
-        nothing = (0,) * len(self._plan.windows)
         by_partition: dict[TopicPartition, list[int]] = {}
         for index, record in enumerate(records):
             by_partition.setdefault(record.topic_partition, []).append(index)
@@ -186,9 +183,8 @@ class Windows:
             for index, row in zip(indexes, counted.rows, strict=True):
                 if isinstance(row, HeadraceError):
                     errors[index] = row
-                    rows[index] = nothing
-                else:
-                    rows[index] = nothing if row is None else row
+                elif row is not None:
+                    rows[index] = row
         names = [window.name for window in self._plan.windows]
         columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
         return Added(columns=columns, errors=errors)
@@ -227,7 +223,7 @@ class Windows:
                 continue
             has_more = has_more or len(change.panes) >= max_panes
             try:
-                held.file.write(change, first_needed=self._first_needed(change.newest_us))
+                held.file.write(change, first_needed=self._plan.first_needed(change.newest_us))
             except ConflictError:
                 raise
             except HeadraceError as error:
@@ -271,9 +267,7 @@ class Windows:
             file.close()
             raise
         newest_us = None if how.is_rebuilt or stored is None else stored.newest_us
-        before = self._held.pop(partition, None)
-        if before is not None:
-            before.file.close()
+        self.close([partition])
         self._held[partition] = _Held(
             file=file,
             state=PartitionState(self._plan, file, newest_us=newest_us),
@@ -320,12 +314,6 @@ class Windows:
         self._counters.incomplete += not how.is_whole
         short = "" if how.is_whole else "; older records were deleted and may be missing"
         _log.warning("windows of %s are rebuilt from %d records%s", name, behind, short)
-
-    def _first_needed(self, newest_us: int | None) -> list[int]:
-        if newest_us is None:
-            return []
-        oldest_us = self._plan.oldest_us(newest_us)
-        return [series.first_needed(oldest_us) for series in self._plan.series]
 
 
 def make_events(settings: WorkerSettings, plan: WindowPlan) -> Events:

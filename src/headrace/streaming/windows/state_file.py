@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple
 from urllib.parse import quote
 
 from headrace.core import ConflictError, FailedPreconditionError, HeadraceError, UnavailableError
@@ -30,13 +30,6 @@ KeyOf = tuple[int, bytes]
 """A series, and a key in it."""
 PaneOf = tuple[int, bytes, int]
 """A series, a key in it, and the number of a pane."""
-
-
-class Panes(Protocol):
-    """Store of written panes."""
-
-    def read(self, keys: Sequence[KeyOf]) -> Mapping[KeyOf, Mapping[int, Pane]]:
-        """Return the panes of these keys; keys without panes may be left out."""
 
 
 class WindowChange(NamedTuple):
@@ -59,7 +52,9 @@ class CountedEvents(NamedTuple):
 class PartitionState:
     """Counts the events of one partition, in order. Used by one thread."""
 
-    def __init__(self, plan: WindowPlan, stored: Panes, *, newest_us: int | None) -> None:
+    def __init__(
+        self, plan: WindowPlan, stored: "WindowStateFile", *, newest_us: int | None
+    ) -> None:
         self._plan = plan
         self._stored = stored
         self._newest_us = newest_us
@@ -110,7 +105,7 @@ class PartitionState:
         return sum([len(change.panes) for change in self._changes])
 
     def changes(self, upper: int, *, max_panes: float = math.inf) -> WindowChange | None:
-        """Return the merged changes before `upto`; None without changes.
+        """Return the merged changes before `upper`; None without changes.
 
         Args:
             max_panes: Approximate maximum number of panes; the rest is returned later.
@@ -229,7 +224,7 @@ class WindowStateFile:
         self._definition = definition
         self._db = self._open()
         try:
-            with self._writing() as db:
+            with self._using("write") as db:
                 row = db.execute("SELECT definition FROM state").fetchone()
                 if row is not None and row[0] != self._definition:
                     db.execute("DELETE FROM state")
@@ -242,13 +237,13 @@ class WindowStateFile:
 
     def position(self) -> StatePosition | None:
         """Return the position of the stored state; None without one."""
-        with self._reading() as db:
+        with self._using("read") as db:
             row = db.execute('SELECT "offset", newest_us FROM state').fetchone()
         return None if row is None else StatePosition(*row)
 
     def begin(self, offset: int) -> None:
         """Discard all panes; count from this offset."""
-        with self._writing() as db:
+        with self._using("write") as db:
             db.execute("DELETE FROM panes")
             (owner,) = db.execute(
                 "INSERT INTO state VALUES (1, ?, ?, NULL, 1) ON CONFLICT (one) DO UPDATE SET "
@@ -259,9 +254,9 @@ class WindowStateFile:
         self._owner = int(owner)
 
     def read(self, keys: Sequence[KeyOf]) -> Mapping[KeyOf, Mapping[int, Pane]]:
-        """Return the stored panes of these keys; see `Panes`."""
+        """Return the stored panes of these keys; keys without panes are left out."""
         panes: dict[KeyOf, dict[int, Pane]] = {}
-        with self._reading() as db:
+        with self._using("read") as db:
             for series_key in keys:
                 rows = db.execute(
                     "SELECT pane, count, total, least, greatest FROM panes "
@@ -282,7 +277,7 @@ class WindowStateFile:
             ConflictError: Another process owns the file now.
             UnavailableError: The file cannot be written; nothing was written.
         """
-        with self._writing() as db:
+        with self._using("write") as db:
             done = db.execute(
                 'UPDATE state SET "offset" = ?, newest_us = ? WHERE owner = ?',
                 (change.offset, change.newest_us, self._owner),
@@ -316,35 +311,18 @@ class WindowStateFile:
             raise FailedPreconditionError(msg) from error
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _using(self, action: Literal["read", "write"]) -> Iterator[sqlite3.Connection]:
         try:
-            yield self._db
-        except sqlite3.Error as error:
-            raise self._unusable("read", error) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            if action == "write":
+                self._db.execute("BEGIN IMMEDIATE")
+            with self._db:  # commits, or rolls back
                 yield self._db
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise self._unusable("write", error) from error
-
-    def _unusable(self, description: str, error: sqlite3.Error) -> HeadraceError:
-        if type(error) is sqlite3.DatabaseError:  # damaged: the next owner starts with a new file
-            self._db.close()
-            _quarantine(self._path)
-        return UnavailableError(
-            f"cannot {description} the state of windows in {self._path}: {error}"
-        )
+            if type(error) is sqlite3.DatabaseError:  # damaged: the next owner starts a new file
+                self._db.close()
+                _quarantine(self._path)
+            msg = f"cannot {action} the state of windows in {self._path}: {error}"
+            raise UnavailableError(msg) from error
 
 
 def state_path(folder: Path, partition: TopicPartition) -> Path:

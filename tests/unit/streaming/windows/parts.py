@@ -1,37 +1,29 @@
 """Windows as a slow obvious version, and events for them."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
 from headrace.core import HeadraceError
 from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
-from headrace.streaming.windows.panes import Number, Pane, WindowEvent, WindowPlan
-from headrace.streaming.windows.state_file import CountedEvents, KeyOf, WindowChange
+from headrace.streaming.windows.panes import Number, WindowEvent, WindowPlan
+from headrace.streaming.windows.state_file import CountedEvents, PartitionState, WindowStateFile
 
 
-@dataclass
-class Stored:
-    """A state file in memory."""
+def in_memory() -> WindowStateFile:
+    """A state in which nothing is counted yet."""
+    file = WindowStateFile(Path(":memory:"), definition="d")
+    file.begin(0)
+    return file
 
-    panes: dict[KeyOf, dict[int, Pane]] = field(default_factory=dict)
-    offset: int = 0
-    newest_us: int | None = None
 
-    def read(self, keys: Sequence[KeyOf]) -> Mapping[KeyOf, Mapping[int, Pane]]:
-        return {of: self.panes[of] for of in keys if of in self.panes}
-
-    def write(self, change: WindowChange, plan: WindowPlan) -> None:
-        self.offset, self.newest_us = change.offset, change.newest_us
-        for (series, key, at), pane in change.panes.items():
-            self.panes.setdefault((series, key), {})[at] = pane
-        if change.newest_us is None:
-            return
-        oldest_us = plan.oldest_us(change.newest_us)
-        for (series, _), panes in self.panes.items():
-            first = plan.series[series].first_needed(oldest_us)
-            for at in [at for at in panes if at < first]:
-                del panes[at]
+def counted(
+    plan: WindowPlan, events: Sequence[WindowEvent | HeadraceError | None]
+) -> CountedEvents:
+    """What a state that has counted nothing before says of events."""
+    with closing(in_memory()) as file:
+        return PartitionState(plan, file, newest_us=None).count(events, offset=len(events))
 
 
 def settings(*windows: StreamWindowSpec, lateness_s: float = 5.0) -> StreamWindowsSpec:

@@ -8,7 +8,14 @@ from headrace.core.spec.stream_parts import Function, StreamWindowSpec
 from headrace.streaming.windows.panes import WindowEvent, plan_windows
 from headrace.streaming.windows.session import restore
 from headrace.streaming.windows.state_file import PartitionState
-from tests.unit.streaming.windows.parts import Reference, Stored, same, settings, values_of
+from tests.unit.streaming.windows.parts import (
+    Reference,
+    counted,
+    in_memory,
+    same,
+    settings,
+    values_of,
+)
 
 HALVES = st.integers(1, 20).map(lambda halves: halves / 2)
 EVENTS = st.lists(
@@ -51,17 +58,15 @@ def test_windows_equal_a_look_at_all_events(
 ) -> None:
     told = settings(*windows, lateness_s=lateness_s)
     plan = plan_windows(told)
-    state = PartitionState(plan, Stored(), newest_us=None)
     reference = Reference(told, plan)
-
-    counted = state.count(events, offset=len(events))
+    found = counted(plan, events)
 
     late = 0
-    for event, values in zip(events, values_of(counted), strict=True):
+    for event, values in zip(events, values_of(found), strict=True):
         late += reference.is_late(event)
         assert values is not None
         assert same(values, reference.value(event))
-    assert counted.late == late
+    assert found.late == late
 
 
 @st.composite
@@ -85,15 +90,17 @@ def test_deaths_change_no_value_by_a_single_bit(
 ) -> None:
     """A worker is killed after some batches, of which some were delivered and some written."""
     plan = plan_windows(settings(*windows))
-    undisturbed = values_of(PartitionState(plan, Stored(), newest_us=None).count(events, offset=40))
-    stored, delivered = Stored(), 0
+    undisturbed = values_of(counted(plan, events))
+    stored, delivered = in_memory(), 0
     found: dict[int, object] = {}
     for batches, size, good in [*deaths, (40, 6, 40)]:
         if forgets:
-            stored = Stored()  # another machine, and the log has all
-        how = restore(stored.offset, group=delivered, first=0, since=lambda: 0)
+            stored.begin(0)  # another machine, and the log has all
+        position = stored.position()
+        assert position is not None
+        how = restore(position.offset, group=delivered, first=0, since=lambda: 0)
         assert not how.is_rebuilt
-        state = PartitionState(plan, stored, newest_us=stored.newest_us)
+        state = PartitionState(plan, stored, newest_us=position.newest_us)
         behind = events[how.read_from : how.scored_from]
         if behind:
             state.count(behind, offset=how.scored_from)
@@ -111,7 +118,8 @@ def test_deaths_change_no_value_by_a_single_bit(
         delivered = reached
         change = state.changes(delivered)
         if change is not None and good % 2:  # what is delivered is not always written
-            stored.write(change, plan)
+            stored.write(change, first_needed=plan.first_needed(change.newest_us))
+    stored.close()
 
     assert [found[at] for at in range(len(events))] == undisturbed or all(
         repr(found[at]) == repr(undisturbed[at])
@@ -129,8 +137,7 @@ def test_an_error_and_a_record_without_a_value_change_nothing(events: list[Windo
     bad = InvalidArgumentError("bad")
     mixed = [one for event in events for one in (bad, event, None)]
 
-    plain = PartitionState(plan, Stored(), newest_us=None).count(events, offset=1)
-    found = PartitionState(plan, Stored(), newest_us=None).count(mixed, offset=1)
+    plain, found = counted(plan, events), counted(plan, mixed)
 
     assert found.rows[::3] == [bad] * len(events)
     assert found.rows[2::3] == [None] * len(events)
