@@ -99,7 +99,7 @@ class Counters:
             self.dead_letters += failure.dead_letter is not None
 
 
-_PLACES: Final = reported_indexes(12)
+_INDEXES: Final = reported_indexes(12)
 
 
 def render_metrics(counters: Counters, status: StreamStatus) -> bytes:
@@ -140,23 +140,18 @@ def _counts(counters: Counters, labels: Labels) -> Iterator[Family]:
 
 
 def _histograms(counters: Counters, labels: Labels) -> Iterator[Family]:
-    for name, meaning, counted, partitions in (
+    for name, meaning, counted in (
         (
             "latency_seconds",
             "Seconds from a record's timestamp to its answer's delivery.",
             counters.latency,
-            _PLACES,
         ),
-        (
-            "score_seconds",
-            "Seconds to decode, run and encode a micro-batch.",
-            counters.score,
-            _PLACES,
-        ),
-        ("deliver_seconds", "Seconds to hand answers to the broker.", counters.deliver, _PLACES),
-        ("batch_records", "Records of a micro-batch.", counters.batches, None),
+        ("score_seconds", "Seconds to decode, run and encode a micro-batch.", counters.score),
+        ("deliver_seconds", "Seconds to hand answers to the broker.", counters.deliver),
+        ("batch_records", "Records of a micro-batch.", counters.batches),
     ):
-        sample = histogram_sample(counted, labels, partitions)
+        indexes = None if counted is counters.batches else _INDEXES
+        sample = histogram_sample(counted, labels, indexes)
         yield histogram(f"headrace_stream_{name}", meaning, [sample])
 
 
@@ -174,7 +169,7 @@ def _windows(counters: WindowCounters, labels: Labels) -> Iterator[Family]:
         yield counter(f"headrace_stream_window_{name}_total", meaning, [(labels, value)])
     meaning = "Keys whose windows are in memory."
     yield gauge("headrace_stream_window_keys", meaning, [(labels, counters.keys)])
-    sample = histogram_sample(counters.checkpoints, labels, _PLACES)
+    sample = histogram_sample(counters.checkpoints, labels, _INDEXES)
     meaning = "Seconds to write windows' states."
     yield histogram("headrace_stream_window_checkpoint_seconds", meaning, [sample])
 

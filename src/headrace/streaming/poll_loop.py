@@ -412,8 +412,7 @@ class PollLoop:
             waiting = self.in_flight.waiting()
             times += [batch.retry_at for batch in waiting if batch.retry_at is not None]
             due = self.prefetch.due_at(is_free=self._runner.is_free)
-            is_due = due is not None and self._has_room
-            if is_due and not waiting and not self.in_flight.is_failing():
+            if due is not None and self._has_room and not self.in_flight.is_failing():
                 times.append(due)
         if self.in_flight.has_due():
             times.append(self._commit_at)

@@ -29,8 +29,7 @@ def microseconds(seconds: float) -> int:
 
 def pane_us(window: StreamWindowSpec) -> int:
     """Return the pane length of a window."""
-    size = microseconds(window.size_s)
-    return math.gcd(size, size if window.slide_s is None else microseconds(window.slide_s))
+    return math.gcd(microseconds(window.size_s), microseconds(window.slide_s or window.size_s))
 
 
 Number = int | float
@@ -137,26 +136,26 @@ def plan_windows(settings: StreamWindowsSpec) -> WindowPlan:
     """Return the plan for the settings."""
     keys = tuple(dict.fromkeys(window.key for window in settings.windows))
     fields = tuple(dict.fromkeys(window.field for window in settings.windows if window.field))
-    longest: dict[tuple[int, int | None, int], int] = {}
-    resolved = []
-    for spec in settings.windows:
+
+    def series_of(spec: StreamWindowSpec) -> tuple[int, int | None, int]:
         field = fields.index(spec.field) if spec.field else None
-        series_key = keys.index(spec.key), field, pane_us(spec)
+        return keys.index(spec.key), field, pane_us(spec)
+
+    longest: dict[tuple[int, int | None, int], int] = {}
+    for spec in settings.windows:
         size_us = microseconds(spec.size_s)
-        slide_us = size_us if spec.slide_s is None else microseconds(spec.slide_s)
-        longest[series_key] = max(longest.get(series_key, 0), size_us)
-        resolved.append((spec, series_key, size_us, slide_us))
+        longest[series_of(spec)] = max(longest.get(series_of(spec), 0), size_us)
     order = list(longest)
     return WindowPlan(
         windows=tuple(
             WindowDefinition(
-                name=window.name,
-                function=window.function,
-                series=order.index(series_key),
-                size_us=size_us,
-                slide_us=slide_us,
+                name=spec.name,
+                function=spec.function,
+                series=order.index(series_of(spec)),
+                size_us=microseconds(spec.size_s),
+                slide_us=microseconds(spec.slide_s or spec.size_s),
             )
-            for window, series_key, size_us, slide_us in resolved
+            for spec in settings.windows
         ),
         series=tuple(
             Series(key=key, field=field, pane_us=length, longest_us=longest[key, field, length])
