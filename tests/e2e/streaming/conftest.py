@@ -3,7 +3,9 @@
 import json
 import signal
 import subprocess
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from headrace.control.base.settings import ControlFile, read_control_file
 from headrace.core import NotFoundError
 from headrace.streaming.brokers.log.broker import LogBroker
 from headrace.streaming.records import Record
-from tests.e2e.cli.conftest import MakeShell, Shell, make_shell
+from tests.e2e.cli.conftest import PORTS, MakeShell, Shell, make_shell
 
 __all__ = ["make_shell"]
 
@@ -89,6 +92,31 @@ class Streams:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def up(self) -> ControlFile:
+        """Start a control plane for the spec."""
+        done = self.shell.run("up", "headrace.yaml", "--detach", *PORTS)
+        assert done.returncode == 0, done.stderr
+        return self.control()
+
+    def control(self) -> ControlFile:
+        found = read_control_file(self.shell.home)
+        assert found is not None
+        return found
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(self.control().metrics_url, timeout=10) as answer:  # noqa: S310  # ours
+            text: str = answer.read().decode()
+        return text
+
+    def view(self, name: str) -> Any:
+        return self.json("status", name)
+
+    def is_running(self, *names: str) -> bool:
+        return all(self.view(name)["state"] == "running" for name in names)
+
+    def pids(self, name: str = "own") -> list[int]:
+        return [member["pid"] for member in self.view(name)["members"]]
+
     def expected(self, records: list[dict[str, Any]]) -> Any:
         """What the model says, asked without any of this."""
         session = onnxruntime.InferenceSession(str(self.shell.folder / "mlp.onnx"))
@@ -105,6 +133,13 @@ class Streams:
 @pytest.fixture
 def streams(make_shell: MakeShell) -> Streams:
     return Streams(make_shell())
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """With a short path, as sockets in it need one."""
+    with tempfile.TemporaryDirectory(prefix="hr-") as name:
+        yield Path(name)
 
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -3,14 +3,10 @@
 import json
 import os
 import signal
-import urllib.request
-from typing import Any
 
 import pytest
 
-from headrace.control.base.settings import read_control_file
 from headrace.core.processes import start_ticks
-from tests.e2e.cli.conftest import PORTS
 from tests.e2e.streaming.conftest import Streams, is_worker, rows, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -33,60 +29,41 @@ streams:
 """
 
 
-def view(streams: Streams, name: str = "own") -> Any:
-    return streams.json("status", name)
-
-
-def is_running(streams: Streams, *names: str) -> bool:
-    return all(view(streams, name)["state"] == "running" for name in names or ("own", "through"))
-
-
-def pids(streams: Streams, name: str = "own") -> list[int]:
-    return [member["pid"] for member in view(streams, name)["members"]]
-
-
-def up(streams: Streams) -> int:
-    """Start the control plane; its pid."""
-    done = streams.shell.run("up", "headrace.yaml", "--detach", *PORTS)
-    assert done.returncode == 0, done.stderr
-    found = read_control_file(streams.shell.home)
-    assert found is not None
-    return found.pid
+BOTH = ("own", "through")
 
 
 @pytest.fixture
 def system(streams: Streams) -> Streams:
     streams.spec(SPEC)
     streams.send(rows(100))
-    up(streams)
-    wait_for(lambda: is_running(streams))
+    streams.up()
+    wait_for(lambda: streams.is_running(*BOTH))
     return streams
 
 
 @pytest.mark.long
 def test_streams_run_pause_and_outlive_their_control_plane(system: Streams) -> None:
     wait_for(lambda: system.count("out") == 100 and system.count("out-2") == 100)
-    before = pids(system)
+    before = system.pids()
     assert system.shell.run("stream", "pause", "own").returncode == 0
-    wait_for(lambda: view(system)["state"] == "paused")
+    wait_for(lambda: system.view("own")["state"] == "paused")
     system.send(rows(60, first=100))
     wait_for(lambda: system.count("out-2") == 160)
-    wait_for(lambda: view(system)["lag_records"] == 60)
-    control = read_control_file(system.shell.home)
-    assert control is not None
+    wait_for(lambda: system.view("own")["lag_records"] == 60)
+    control = system.control()
     os.kill(control.pid, signal.SIGKILL)
     wait_for(lambda: start_ticks(control.pid) is None)
     system.send(rows(10, first=160))
     wait_for(lambda: system.count("out-2") == 170)  # nobody looks after it, and it goes on
-    up(system)
+    system.up()
 
-    wait_for(lambda: view(system)["state"] == "paused")
-    assert pids(system) == before
+    wait_for(lambda: system.view("own")["state"] == "paused")
+    assert system.pids() == before
     assert system.count("out") == 100
     assert system.shell.run("stream", "resume", "own").returncode == 0
     wait_for(lambda: system.count("out") == 170)
-    wait_for(lambda: is_running(system))
-    assert pids(system) == before
+    wait_for(lambda: system.is_running(*BOTH))
+    assert system.pids() == before
     told = system.shell.run("events", "--json", "-n", "100").stdout.splitlines()
     assert {"StreamRunning", "StreamPaused"} <= {json.loads(line)["reason"] for line in told}
 
@@ -94,39 +71,36 @@ def test_streams_run_pause_and_outlive_their_control_plane(system: Streams) -> N
 @pytest.mark.long
 def test_a_new_spec_replaces_workers_and_loses_and_repeats_nothing(system: Streams) -> None:
     wait_for(lambda: system.count("out") == 100)
-    before = pids(system)
+    before = system.pids()
     system.spec(SPEC.replace("workers: 2", "workers: 2\n    max_batch_size: 16"))
     applied = system.shell.run("apply", "-f", "headrace.yaml")
     sent = 100
     while any(start_ticks(pid) is not None for pid in before):
         system.send(rows(20, first=sent))
         sent += 20
-    wait_for(lambda: is_running(system))
+    wait_for(lambda: system.is_running(*BOTH))
     wait_for(lambda: system.count("out") >= sent)
 
     keys = [record.key for record in system.records("out")]
     assert "stream 'own' changed" in applied.stderr
-    assert not set(before) & set(pids(system))
+    assert not set(before) & set(system.pids())
     assert sorted(keys, key=repr) == sorted((f"c{i}".encode() for i in range(sent)), key=repr)
 
 
 @pytest.mark.long
 def test_a_worker_that_dies_comes_back_and_requests_never_notice(system: Streams) -> None:
-    [victim, other] = pids(system)
+    [victim, other] = system.pids()
     os.kill(victim, signal.SIGKILL)
     asked = system.shell.run(
         "infer", "mlp", "-i", "-", stdin=json.dumps([rows(1)[0]["input"]]).encode()
     )
-    wait_for(lambda: is_running(system, "own") and victim not in pids(system))
+    wait_for(lambda: system.is_running("own") and victim not in system.pids())
 
-    told = view(system)
+    told = system.view("own")
     assert asked.returncode == 0, asked.stderr
-    assert other in pids(system)
+    assert other in system.pids()
     assert told["restarts"] == 1
-    control = read_control_file(system.shell.home)
-    assert control is not None
-    with urllib.request.urlopen(control.metrics_url, timeout=10) as answer:  # noqa: S310  # ours
-        metrics = answer.read().decode()
+    metrics = system.metrics()
     assert 'headrace_stream_workers_ready{stream="own"} 2' in metrics
     assert 'headrace_stream_worker_restarts_total{stream="own"} 1' in metrics
     assert 'headrace_stream_records_answered_total{worker="own-1",stream="own"}' in metrics
@@ -135,7 +109,7 @@ def test_a_worker_that_dies_comes_back_and_requests_never_notice(system: Streams
 
 @pytest.mark.long
 def test_what_is_not_wanted_ends_and_so_does_everything_with_the_system(system: Streams) -> None:
-    gone, kept = pids(system, "own"), pids(system, "through")
+    gone, kept = system.pids("own"), system.pids("through")
     only = SPEC[: SPEC.index("  - name: own")] + SPEC[SPEC.index("  - name: through") :]
     refused = system.shell.run(
         "apply", "-f", str(system.spec(only.replace("endpoint: mlp", "endpoint: nobody")))
@@ -154,8 +128,7 @@ def test_what_is_not_wanted_ends_and_so_does_everything_with_the_system(system: 
 
 @pytest.mark.long
 def test_down_ends_workers_whose_control_plane_was_killed(system: Streams) -> None:
-    control = read_control_file(system.shell.home)
-    assert control is not None
+    control = system.control()
     os.kill(control.pid, signal.SIGKILL)
     running = [*pids_of_home(system)]
     done = system.shell.run("down")

@@ -100,32 +100,6 @@ def test_a_broker_that_is_away_under_load_is_waited_for_and_nothing_is_lost(
         check(broker, delivery)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", [LOG, NATS, REDIS])
-def test_a_member_joins_and_another_is_killed_while_batches_are_in_flight(
-    tmp_path: Path, name: str
-) -> None:
-    with site(name) as (where, broker):
-        scorer = double(tmp_path, delay_s=0.02)
-        one, two = (
-            told(where, where.home, scorer, delivery=ONCE, max_batch_size=4, member=member)
-            for member in ("one", "two")
-        )
-        broker.send(numbered(range(2000)))
-        with running(where.home, one) as killed:
-            killed.wait_until(lambda s: s.answered > 0 and s.in_flight > 0)
-            with running(where.home, two) as heir:
-                heir.wait_until(lambda s: s.answered > 0 and s.in_flight > 0)
-                killed.wait_until(lambda s: s.in_flight > 0)
-                killed.kill()
-                left = len(keys(broker, IN)) - len(keys(broker, OUT))
-                wait_until_answered(broker, heir)
-                assert heir.stop() == 0
-
-        assert left > 0
-        check(broker, ONCE)
-
-
 @pytest.mark.parametrize(
     "name", [LOG, pytest.param(NATS, marks=LONG), pytest.param(REDIS, marks=LONG)]
 )

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -42,13 +41,6 @@ from tests.e2e.streaming.workers import (
 pytestmark = pytest.mark.e2e
 
 FILLER = "filler"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """With a short path, as sockets in it need one."""
-    with tempfile.TemporaryDirectory(prefix="hr-full-") as name:
-        yield Path(name)
 
 
 @contextmanager

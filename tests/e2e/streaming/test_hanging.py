@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -36,13 +35,6 @@ from tests.e2e.streaming.workers import (
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 SILENT_S = 3.0
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """With a short path, as sockets in it need one."""
-    with tempfile.TemporaryDirectory(prefix="hr-hang-") as name:
-        yield Path(name)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from confluent_kafka import Producer
 from headrace.streaming.brokers import open_broker
 from tests.brokers.kafka import running_kafka
 from tests.contract.brokers.rig import everything
-from tests.e2e.cli.conftest import PORTS
 from tests.e2e.streaming import workers
 from tests.e2e.streaming.conftest import Streams, wait_for
 
@@ -40,13 +39,12 @@ def test_workers_follow_the_lag_up_to_the_partitions_and_answer_each_record_once
         broker = open_broker(f"kafka://{kafka.bootstrap}", home=Path("/"))
         broker.create_topic("in", partitions=3)
         streams.spec(SPEC.format(broker=kafka.bootstrap))
-        done = streams.shell.run("up", "headrace.yaml", "--detach", *PORTS)
-        assert done.returncode == 0, done.stderr
+        streams.up()
 
         def members() -> int:
-            return len(streams.json("status", "s")["members"])
+            return len(streams.view("s")["members"])
 
-        wait_for(lambda: streams.json("status", "s")["state"] == "running")
+        wait_for(lambda: streams.is_running("s"))
         assert members() == 1
         producer = Producer({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
         most = 1
@@ -64,7 +62,7 @@ def test_workers_follow_the_lag_up_to_the_partitions_and_answer_each_record_once
             return sorted(msgspec.json.decode(one.value or b"")["y"][0] for one in records)
 
         wait_for(lambda: len(answers()) >= FED_S * PER_S, timeout_s=120.0)
-        wait_for(lambda: streams.json("status", "s")["lag_records"] == 0)
+        wait_for(lambda: streams.view("s")["lag_records"] == 0)
         assert most == 3, "more than the partitions would be idle"
         assert answers() == [2.0 * number for number in range(FED_S * PER_S)]
         broker.close()

@@ -1,6 +1,5 @@
 """Features that a worker's process pushes: a real model, a real log, a real store."""
 
-import random
 import time
 from pathlib import Path
 
@@ -22,17 +21,16 @@ from headrace.features import (
     open_online_store,
 )
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import PushSettings, WorkerState
+from headrace.streaming.settings import PushSettings
 from headrace.testing import models
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.workers import (
     DEAD,
     IN,
     OUT,
+    killed_at_random,
     opened,
-    running,
     settings,
-    wait_until_done,
 )
 
 pytestmark = pytest.mark.e2e
@@ -114,15 +112,7 @@ def test_records_become_features_once_whatever_is_killed(tmp_path: Path, *, scor
     )
     if scores:
         told = msgspec.structs.replace(told, model=model(tmp_path, 1))
-    chance = random.Random(3)  # noqa: S311  # no secret
-    for _ in range(3):
-        with running(tmp_path, told) as worker:
-            worker.wait_until(lambda s: s.answered > 0 or s.state is WorkerState.RUNNING)
-            time.sleep(chance.uniform(0, 0.2))
-            worker.kill()
-    with running(tmp_path, told) as worker:
-        wait_until_done(broker)
-        assert worker.stop() == 0
+    assert len(list(killed_at_random(tmp_path, told, broker, kills=3, seed=3))) == 3
     letters = everything(broker, DEAD)
     answered = {one.key for one in everything(broker, OUT)} if scores else set()
     broker.close()

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
@@ -15,10 +15,9 @@ from headrace.cli.base.output import NOT_READY
 from headrace.core.processes import start_ticks
 from headrace.streaming.broker import Membership
 from headrace.streaming.brokers.log.broker import LogBroker
-from headrace.streaming.records import TopicPartition
+from tests.contract.brokers.rig import Listener
 from tests.e2e.control.test_row_check import centred
 from tests.e2e.streaming.conftest import Streams, rows, wait_for
-from tests.e2e.streaming.test_control import is_running, pids, up
 
 pytestmark = pytest.mark.e2e
 
@@ -80,7 +79,7 @@ def system(streams: Streams) -> Streams:
     """A control plane without any stream yet, and records that wait."""
     streams.spec("version: 1\n")
     streams.send(rows(50))
-    up(streams)
+    streams.up()
     return streams
 
 
@@ -146,7 +145,7 @@ def test_a_worker_that_ends_again_and_again_is_an_alert(system: Streams) -> None
     assert system.shell.run("apply", "-f", "headrace.yaml", "--wait").returncode == 0
     before = alerts(system, "own")
     for _ in range(3):
-        [pid] = wait_for(lambda: [one for one in pids(system) if one])
+        [pid] = wait_for(lambda: [one for one in system.pids() if one])
         os.kill(pid, signal.SIGKILL)
         wait_for(partial(has_ended, pid))
     wait_for(lambda: alerts(system, "own").get("HeadraceStreamWorkerCrashing") == "firing")
@@ -172,19 +171,11 @@ def test_rows_of_a_stream_that_depend_on_each_other_are_a_warning(system: Stream
     assert "remove `rows_independent`" in table.stdout
 
 
-class Neighbour:
-    """A member of a stream's group that is no worker of it, and takes all that it gets."""
-
-    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def on_lost(self, partitions: Sequence[TopicPartition]) -> None: ...
-
-
 @contextmanager
 def only_member(broker: LogBroker, group: str, topic: str) -> Iterator[None]:
     """While the block runs, a member that came first has all partitions of `topic`."""
     membership = Membership(group=group, member="neighbour", topics=(topic,))
-    session = broker.join(membership, Neighbour())
+    session = broker.join(membership, Listener())
     has_ended = threading.Event()
 
     def poll() -> None:
@@ -218,7 +209,7 @@ def test_a_stream_without_partitions_is_stalled_and_one_with_a_worker_in_reserve
             wait_for(lambda: alerts(system, "taken").get("HeadraceStreamDown") == "pending")
             table, at_once = system.shell.run("status").stdout, status(system)
         broker.create_topic("nowhere", partitions=1)
-        wait_for(lambda: is_running(system, "half", "taken", "reserve"))
+        wait_for(lambda: system.is_running("half", "taken", "reserve"))
 
     told = [json.loads(line) for line in system.shell.run("events", "--json").stdout.splitlines()]
     stalled = [one["data"]["stream"] for one in told if one["reason"] == "StreamStalled"]

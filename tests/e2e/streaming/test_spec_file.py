@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace.control.base.settings import read_control_file
 from headrace.streaming.records import Record
 from headrace.testing import models
-from tests.e2e.cli.conftest import PORTS
 from tests.e2e.streaming.conftest import Start, Streams, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -102,38 +99,11 @@ def inputs(count: int, *, first: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def up(streams: Streams) -> None:
-    done = streams.shell.run("up", "headrace.yaml", "--detach", *PORTS)
-    assert done.returncode == 0, done.stderr
-
-
 def apply(streams: Streams, text: str) -> str:
     streams.spec(text)
     done = streams.shell.run("apply", "-f", "headrace.yaml")
     assert done.returncode == 0, done.stderr
     return done.stderr
-
-
-def view(streams: Streams, name: str) -> Any:
-    return streams.json("status", name)
-
-
-def wait_running(streams: Streams, *names: str) -> None:
-    wait_for(lambda: all(view(streams, name)["state"] == "running" for name in names))
-
-
-def metrics(streams: Streams) -> str:
-    control = read_control_file(streams.shell.home)
-    assert control is not None
-    with urllib.request.urlopen(control.metrics_url, timeout=10) as answer:  # noqa: S310  # ours
-        text: str = answer.read().decode()
-    return text
-
-
-def total(text: str, name: str, *labels: str) -> float:
-    """What a metric comes to over all workers."""
-    lines = re.findall(rf"^{name}\{{(.*)\}} (\S+)$", text, re.MULTILINE)
-    return sum(float(value) for of, value in lines if all(label in of for label in labels))
 
 
 @pytest.mark.long
@@ -152,7 +122,7 @@ def test_a_stream_of_an_endpoint_follows_its_split_and_loses_nothing(streams: St
 
     streams.spec(SPLIT.format(old=50, new=50))
     streams.send(inputs(400))
-    up(streams)
+    streams.up()
     wait_for(lambda: streams.count("out") == 400)
     apply(streams, SPLIT.format(old=0, new=100))
     streams.send(inputs(200, first=400))
@@ -197,8 +167,6 @@ def send_to(streams: Streams, topic: str, rows: list[dict[str, Any]]) -> None:
 
 
 def asked_of_endpoint(streams: Streams, card: int) -> list[float]:
-    control = read_control_file(streams.shell.home)
-    assert control is not None
     body = {
         "inputs": [
             {"name": "card", "datatype": "INT64", "shape": [1], "data": [card]},
@@ -207,7 +175,7 @@ def asked_of_endpoint(streams: Streams, card: int) -> list[float]:
         ]
     }
     request = urllib.request.Request(  # noqa: S310  # ours
-        f"{control.http_url}/v2/models/score/infer", data=json.dumps(body).encode()
+        f"{streams.control().http_url}/v2/models/score/infer", data=json.dumps(body).encode()
     )
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # ours
         return list(json.loads(answer.read())["outputs"][0]["data"])
@@ -227,9 +195,9 @@ def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing
     rows = payments(400)
     send_to(pushing, "payments", rows)
     send_to(pushing, "asked", [{"id": "warm", "n": -1, "card": 999, "amount": 3, "bias": 1}])
-    up(pushing)
-    wait_running(pushing, "fill", "ask", "count")
-    wait_for(lambda: view(pushing, "fill")["lag_records"] == 0)
+    pushing.up()
+    wait_for(lambda: pushing.is_running("fill", "ask", "count"))
+    wait_for(lambda: pushing.view("fill")["lag_records"] == 0)
     wait_for(lambda: pushing.count("counted") == 400)
     asks = [
         {"id": str(card), "n": card, "card": card, "amount": 3, "bias": 1} for card in range(20)
@@ -240,19 +208,19 @@ def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing
     asked = [asked_of_endpoint(pushing, card) for card in range(20)]
     counted = {answer["n"]: answer["latest"] for answer in pushing.answers("counted")}
     state, store = pushing.shell.home / "stream-state", pushing.shell.home / "features" / "online"
-    worker = Path(f"/proc/{view(pushing, 'fill')['members'][0]['pid']}").stat().st_uid
+    worker = Path(f"/proc/{pushing.view('fill')['members'][0]['pid']}").stat().st_uid
     theirs = [store, store / "online.db", state / "fill" / "fill"]
 
     x = [[*sums(rows)[card], 3, 1] for card in range(20)]
     np.testing.assert_allclose([scored[card] for card in range(20)], expected(1, x), rtol=1e-4)
     np.testing.assert_allclose(asked, expected(1, x), rtol=1e-4)
     assert counted == {n: n // 20 + 1 for n in range(400)}
-    assert view(pushing, "fill")["model"] == "view spending"
+    assert pushing.view("fill")["model"] == "view spending"
     assert {path.stat().st_uid for path in theirs} == {worker}
     assert (pushing.shell.home / "features").stat().st_uid == os.geteuid()
     assert pushing.shell.run("stream", "pause", "count").returncode == 0
     said = apply(pushing, PUSHING.replace("workers: 2", "workers: 1"))
-    wait_running(pushing, "fill")
+    wait_for(lambda: pushing.is_running("fill"))
     assert "stream 'fill' changed" in said
     assert {path.name for path in state.iterdir()} == {"fill", "count"}
 

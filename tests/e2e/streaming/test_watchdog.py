@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,45 +32,39 @@ sys.exit(__main__.main(["--settings", sys.argv[1]]))
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def process(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A worker that hangs in a poll."""
-    with tempfile.TemporaryDirectory(prefix="hr-dog-") as name:
-        folder = Path(name)
-        broker = opened(folder)
-        broker.create_topic(IN)
-        broker.close()
-        told = settings(folder, double(folder), drain_timeout_s=1.0)
-        file = tmp_path / "settings.json"
-        file.write_bytes(msgspec.json.encode(told))
-        with (tmp_path / "log").open("w") as log:
-            made = subprocess.Popen(
-                [sys.executable, "-c", HANG, str(file)],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert made.stdout is not None
-        assert made.stdout.readline() == "hangs\n"
-        yield made
-        made.kill()
-        made.wait()
-        made.stdout.close()
+    broker = opened(folder)
+    broker.create_topic(IN)
+    broker.close()
+    file = folder / "settings.json"
+    file.write_bytes(msgspec.json.encode(settings(folder, double(folder), drain_timeout_s=1.0)))
+    with (folder / "log.txt").open("w") as log:
+        made = subprocess.Popen(
+            [sys.executable, "-c", HANG, str(file)], stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    assert made.stdout is not None
+    assert made.stdout.readline() == "hangs\n"
+    yield made
+    made.kill()
+    made.wait()
+    made.stdout.close()
 
 
 def test_a_call_that_does_not_return_ends_the_process_with_the_reason(
-    process: subprocess.Popen[str], tmp_path: Path
+    process: subprocess.Popen[str], folder: Path
 ) -> None:
     assert process.wait(60) == EXIT_STALLED
-    lines = (tmp_path / "log").read_text().splitlines()
+    lines = (folder / "log.txt").read_text().splitlines()
 
     assert lines[-1].endswith("has waited for its broker's client for 20 s, and ends")
     assert "in forever" in lines[-2]
 
 
 def test_a_signal_ends_it_soon_after_the_drain_time(
-    process: subprocess.Popen[str], tmp_path: Path
+    process: subprocess.Popen[str], folder: Path
 ) -> None:
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(15) == EXIT_STALLED
-    assert "has not stopped within 6 s, and ends" in (tmp_path / "log").read_text()
+    assert "has not stopped within 6 s, and ends" in (folder / "log.txt").read_text()

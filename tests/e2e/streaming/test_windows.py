@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import time
 from pathlib import Path
 
 import msgspec
@@ -19,18 +18,17 @@ from headrace.core.spec.stream_parts import (
 )
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import WorkerSettings, WorkerState
+from headrace.streaming.settings import WorkerSettings
 from headrace.testing import models
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.workers import (
     DEAD,
     IN,
     OUT,
-    lag,
+    killed_at_random,
     opened,
     running,
     settings,
-    wait_until_done,
 )
 
 pytestmark = pytest.mark.e2e
@@ -109,9 +107,8 @@ def undisturbed(folder: Path, model: Path, records: list[NewRecord]) -> dict[int
     broker = opened(folder)
     broker.create_topic(IN, partitions=2)
     broker.send(records)
-    with running(folder, told(folder, model, Delivery.AT_LEAST_ONCE)) as worker:
-        wait_until_done(broker)
-        assert worker.stop() == 0
+    calm = told(folder, model, Delivery.AT_LEAST_ONCE)
+    assert list(killed_at_random(folder, calm, broker, kills=0, seed=0)) == []
     found = answers(broker)
     broker.close()
     return found
@@ -128,19 +125,12 @@ def test_a_worker_that_is_killed_counts_every_record_once(
     broker = opened(tmp_path)
     broker.create_topic(IN, partitions=2)
     broker.send(records)
-    chance = random.Random(5)  # noqa: S311  # no secret
+    told_so = told(tmp_path, model, delivery)
     interrupted = 0
-    for number in range(kills):
-        with running(tmp_path, told(tmp_path, model, delivery)) as worker:
-            worker.wait_until(lambda s: s.answered > 0 or s.state is WorkerState.RUNNING)
-            time.sleep(chance.uniform(0.0, 0.2))
-            worker.kill()
-            interrupted += 0 < lag(broker) < count
+    for number, left in enumerate(killed_at_random(tmp_path, told_so, broker, kills=kills, seed=5)):
+        interrupted += 0 < left < count
         if number % 3 == 2:
             shutil.rmtree(tmp_path / "stream-state")  # it moves to a machine without its state
-    with running(tmp_path, told(tmp_path, model, delivery)) as worker:
-        wait_until_done(broker)
-        assert worker.stop() == 0
     text = (tmp_path / "one.log").read_text()
     found = answers(broker)
     dead = everything(broker, DEAD)

@@ -68,42 +68,6 @@ def as_json(data: Array) -> list[NewRecord]:
     ]
 
 
-def test_answers_are_the_endpoints_for_the_same_rows(
-    tmp_path: Path, model: Path, broker: Broker
-) -> None:
-    broker.create_topic(IN, partitions=2)
-    data = rows(500)
-    broker.send(as_json(data))
-    told = settings(tmp_path, model, output=StreamOutputSpec(fields=["n"]))
-    with running(tmp_path, told) as worker:
-        status = worker.wait_until(lambda s: s.answered == 500)
-        wait_until_done(broker)
-        text = worker.metrics()
-        code = worker.stop()
-    with replicas.running(tmp_path, model, batching={"max_batch_size": 512}) as replica:
-        tensor = {
-            "name": "input",
-            "shape": list(data.shape),
-            "datatype": "FP32",
-            "data": data.ravel().tolist(),
-        }
-        answer = httpx.post(f"{replica.url}/v2/models/m/infer", json={"inputs": [tensor]}).json()
-
-    expected = np.array(answer["outputs"][0]["data"]).reshape(500, 2)
-    found = {
-        int(one.key or b""): msgspec.json.decode(one.value or b"")
-        for one in everything(broker, OUT)
-    }
-    assert code == 0
-    assert len(status.partitions) == 2
-    assert len(broker.ends(OUT)) == 2
-    assert sorted(found) == list(range(500))
-    assert {n: value["n"] for n, value in found.items()} == {n: n for n in range(500)}
-    np.testing.assert_allclose([found[n]["prob"] for n in range(500)], expected, rtol=1e-6)
-    assert 'headrace_stream_records_answered_total{stream="s"} 500' in text
-    assert 'headrace_stream_latency_seconds_count{stream="s"} 500' in text
-
-
 def test_two_members_share_and_the_one_that_leaves_loses_nothing(
     tmp_path: Path, model: Path, broker: Broker
 ) -> None:

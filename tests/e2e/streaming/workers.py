@@ -1,6 +1,7 @@
 """Real stream workers on a real log, stopped by pid whatever happens."""
 
 import contextlib
+import random
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from headrace.core import ReplicaSettings
 from headrace.streaming.broker import Broker, StartPosition
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import EXIT_STALLED, StreamStatus, WorkerSettings
+from headrace.streaming.settings import EXIT_STALLED, StreamStatus, WorkerSettings, WorkerState
 from tests.contract.brokers.rig import everything
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
@@ -157,6 +158,22 @@ def running(folder: Path, told: WorkerSettings) -> Iterator[Worker]:
             worker.process.wait(10)
         worker.client.close()
     assert "Traceback" not in worker.log_text()
+
+
+def killed_at_random(
+    folder: Path, told: WorkerSettings, broker: Broker, *, kills: int, seed: int
+) -> Iterator[int]:
+    """Run a worker that is killed so often, then one to the end; yield the lag after each kill."""
+    chance = random.Random(seed)  # noqa: S311  # no secret
+    for _ in range(kills):
+        with running(folder, told) as worker:
+            worker.wait_until(lambda s: s.answered > 0 or s.state is WorkerState.RUNNING)
+            time.sleep(chance.uniform(0.0, 0.2))
+            worker.kill()
+        yield lag(broker)
+    with running(folder, told) as worker:
+        wait_until_done(broker)
+        assert worker.stop() == 0
 
 
 def opened(folder: Path) -> Broker:

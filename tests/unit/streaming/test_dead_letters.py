@@ -67,18 +67,16 @@ def test_what_another_wrote_there_is_a_letter_without_a_word() -> None:
     assert (found.topic, found.partition, found.died_s, found.code) == ("", None, None, "")
 
 
-def test_a_letter_goes_back_as_the_record_it_was_to_its_partition() -> None:
-    [back] = plan_redrive([letter(3)], ALL, ends={DEAD: 9}, redriven=0).records
+@pytest.mark.parametrize(("died_in", "goes_to"), [(1, 1), (7, None)])
+def test_a_letter_goes_back_as_the_record_it_was_to_its_partition_if_that_is_there(
+    died_in: int, goes_to: int | None
+) -> None:
+    one = letter(3, partition=died_in)
+    [back] = plan_redrive([one], ALL, ends={DEAD: 9}, redriven=0).records
 
-    assert (back.topic, back.partition, back.key, back.value) == ("in", 1, b"k", b"v3")
+    assert (back.topic, back.partition, back.key, back.value) == ("in", goes_to, b"k", b"v3")
     assert [name for name, _ in back.headers if name in HEADERS] == [ATTEMPTS]
     assert ("traceparent", b"t") in back.headers
-
-
-def test_a_partition_that_is_gone_leaves_it_to_the_key() -> None:
-    [back] = plan_redrive([letter(3, partition=7)], ALL, ends={DEAD: 9}, redriven=0).records
-
-    assert back.partition is None
 
 
 def test_a_letter_of_a_topic_that_the_stream_does_not_read_goes_nowhere() -> None:

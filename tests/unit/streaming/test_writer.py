@@ -152,15 +152,9 @@ def test_a_dead_letter_fits_its_topic_and_one_that_was_cut_says_so(
         assert size_bytes(letter) >= min(limit_bytes // 8, value)
 
 
-def test_what_is_too_old_stops_no_stream() -> None:
-    stops = writer(FailurePolicy.STOP)
+def test_what_is_too_old_stops_no_stream_and_what_is_skipped_is_not_written() -> None:
+    one, stops, skips = record(b"v"), writer(FailurePolicy.STOP), writer(FailurePolicy.SKIP)
 
-    assert stops.failed(record(b"v"), REASON, attempts=1, now_s=1.0).stops
-    assert not stops.failed(record(b"v"), TooOldError("old"), attempts=1, now_s=1.0).stops
-
-
-def test_what_is_skipped_is_not_written() -> None:
-    assert (
-        writer(FailurePolicy.SKIP).failed(record(b"v"), REASON, attempts=1, now_s=1.0).dead_letter
-        is None
-    )
+    assert stops.failed(one, REASON, attempts=1, now_s=1.0).stops
+    assert not stops.failed(one, TooOldError("old"), attempts=1, now_s=1.0).stops
+    assert skips.failed(one, REASON, attempts=1, now_s=1.0) == FailedRecord(error=REASON)

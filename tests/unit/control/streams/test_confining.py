@@ -169,27 +169,19 @@ def test_a_store_on_the_network_is_reached_over_it_if_its_variable_is_set(
     assert found.own[1:] == []
 
 
-def test_features_are_looked_up_in_a_file_without_the_network(
-    tmp_path: Path, confining: Confining
-) -> None:
-    file = tmp_path / "features" / "online" / "online.db"
-    file.parent.mkdir(parents=True)
-    told = msgspec.structs.replace(settings(), model=model(tmp_path, f"sqlite:///{file}"))
-    found = confining.access(told)
+def test_a_store_that_is_only_read_is_not_the_workers(tmp_path: Path, confining: Confining) -> None:
+    folder = tmp_path / "features" / "online"
+    folder.mkdir(parents=True)
+    url = f"sqlite:///{folder}/online.db"
+    reads = msgspec.structs.replace(settings(), model=model(tmp_path, url))
+    writes = msgspec.structs.replace(reads, features=pushing(url).features)
+    read, written = confining.access(reads), confining.access(writes)
 
-    assert file.parent in found.keep
-    assert not found.network
-
-
-def test_a_store_that_is_read_and_written_is_the_workers(
-    tmp_path: Path, confining: Confining
-) -> None:
-    url = f"sqlite:///{tmp_path}/features/online/online.db"
-    told = msgspec.structs.replace(pushing(url), model=model(tmp_path, url))
-    found = confining.access(told)
-
-    assert tmp_path / "features" / "online" in found.own
-    assert found.keep == [tmp_path]
+    assert folder in read.keep
+    assert folder not in read.own
+    assert not read.network
+    assert folder in written.own
+    assert written.keep == [tmp_path]
 
 
 def test_only_an_embedded_log_has_a_folder() -> None:

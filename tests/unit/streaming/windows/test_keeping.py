@@ -80,30 +80,23 @@ def run(broker: MemoryBroker, folder: Path, count: int) -> None:
     broker.set_committed("g", {HERE: done})
 
 
-def test_a_state_is_read_on_from(broker: ForgetfulBroker, tmp_path: Path) -> None:
-    run(broker, tmp_path, 8)
-    made = windows(broker, tmp_path)
-
-    assert made.on_assigned([HERE]) == {HERE: 8}
-    assert made.count_restored(read(broker, 8, 2)) == read(broker, 8, 2)
-    assert counts(made, read(broker, 8, 2)) == [4, 4]
-    assert (made._counters.opened, made._counters.rebuilt) == (1, 0)
-    made.close()
-
-
-def test_what_the_group_has_done_since_is_counted_and_not_scored(
-    broker: ForgetfulBroker, tmp_path: Path
+@pytest.mark.parametrize(("written", "group"), [(8, 8), (4, 7)])
+def test_a_state_is_read_on_from_and_what_the_group_has_done_since_is_only_counted(
+    broker: ForgetfulBroker, tmp_path: Path, written: int, group: int
 ) -> None:
-    run(broker, tmp_path, 4)
-    broker.set_committed("g", {HERE: 7})
+    run(broker, tmp_path, written)
+    broker.set_committed("g", {HERE: group})
     made = windows(broker, tmp_path)
+    behind = group - written
 
-    assert made.on_assigned([HERE]) == {HERE: 4}
-    assert "3 records are read again" in made.problem
-    assert [one.offset for one in made.count_restored(read(broker, 4, 5))] == [7, 8]
+    assert made.on_assigned([HERE]) == {HERE: written}
+    assert (f"{behind} records are read again" in made.problem) == (behind > 0)
+    left = made.count_restored(read(broker, written, behind + 2))
+    assert [one.offset for one in left] == [group, group + 1]
     assert made.problem == ""
-    assert counts(made, read(broker, 7, 2)) == [4, 4]
-    assert made._counters.restored_records == 3
+    assert counts(made, left) == [4, 4]
+    counted = made._counters
+    assert (counted.restored_records, counted.opened, counted.rebuilt) == (behind, 1, 0)
     made.close()
 
 

@@ -47,32 +47,20 @@ def test_what_is_written_is_read_to_the_last_bit(path: Path) -> None:
     file.close()
 
 
-def test_a_new_file_holds_nothing_and_begins_where_it_is_told(path: Path) -> None:
-    file = WindowStateFile(path, definition="d")
-    assert file.position() is None
-    file.begin(9)
-
-    assert file.position() == StatePosition(9, None)
-    file.close()
-
-
-def test_beginning_anew_forgets(path: Path) -> None:
-    written(path)
-    file = WindowStateFile(path, definition="d")
-    file.begin(2)
-
-    assert file.position() == StatePosition(2, None)
-    assert file.read([(0, b"a")]) == {}
-    file.close()
-
-
-def test_a_state_of_other_windows_is_none(path: Path) -> None:
-    written(path)
-    file = WindowStateFile(path, definition="other")
-
-    assert file.position() is None
-    assert file.read([(0, b"a")]) == {}
-    file.close()
+def test_a_new_file_and_a_state_of_other_windows_hold_nothing_and_begin_where_told(
+    path: Path,
+) -> None:
+    for definition in ("d", "other"):
+        file = WindowStateFile(path, definition=definition)
+        assert file.position() is None
+        assert file.read([(0, b"a")]) == {}
+        file.begin(9)
+        file.write(change(10), first_needed=[0, 0])
+        file.begin(2)
+        assert file.position() == StatePosition(2, None)
+        assert file.read([(0, b"a")]) == {}
+        file.write(change(7), first_needed=[0, 0])
+        file.close()
 
 
 def test_old_panes_go(path: Path) -> None:
