@@ -111,11 +111,10 @@ def test_a_worker_that_dies_comes_back_and_requests_never_notice(system: Streams
 def test_what_is_not_wanted_ends_and_so_does_everything_with_the_system(system: Streams) -> None:
     gone, kept = system.pids("own"), system.pids("through")
     only = SPEC[: SPEC.index("  - name: own")] + SPEC[SPEC.index("  - name: through") :]
-    refused = system.shell.run(
-        "apply", "-f", str(system.spec(only.replace("endpoint: mlp", "endpoint: nobody")))
-    )
+    wrong = system.spec(only.replace("endpoint: mlp", "endpoint: nobody"))
+    refused = system.shell.run("apply", "-f", str(wrong), "--yes")
     system.spec(only)
-    applied = system.shell.run("apply", "-f", "headrace.yaml")
+    applied = system.shell.run("apply", "-f", "headrace.yaml", "--yes")
     wait_for(lambda: not any(map(is_worker, gone)))
     names = [one["name"] for one in system.json("status")]
     system.shell.run("down")

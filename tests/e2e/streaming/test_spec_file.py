@@ -101,7 +101,7 @@ def inputs(count: int, *, first: int = 0) -> list[dict[str, Any]]:
 
 def apply(streams: Streams, text: str) -> str:
     streams.spec(text)
-    done = streams.shell.run("apply", "-f", "headrace.yaml")
+    done = streams.shell.run("apply", "-f", "headrace.yaml", "--yes")
     assert done.returncode == 0, done.stderr
     return done.stderr
 
