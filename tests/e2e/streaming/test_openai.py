@@ -18,10 +18,10 @@ from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import Record
 from tests.brokers.kafka import KafkaCluster, running_kafka
+from tests.contract.brokers.rig import everything
 from tests.e2e.cli.conftest import PORTS
 from tests.e2e.gateway.openai_stub import embedding
 from tests.e2e.gateway.test_openai import MODEL, running_stub
-from tests.e2e.streaming import workers
 from tests.e2e.streaming.conftest import Streams, wait_for
 from tests.gguf_models import smollm2
 from tests.ports import free_port
@@ -93,7 +93,7 @@ def broker(kafka: KafkaCluster) -> Iterator[Broker]:
 def read(broker: Broker, topic: str) -> list[Record]:
     """All of a topic; nothing while it does not exist or has no leader yet."""
     try:
-        return workers.everything(broker, topic)
+        return everything(broker, topic)
     except (NotFoundError, UnavailableError):
         return []
 
