@@ -17,7 +17,6 @@ from headrace.control.model.records import (
     Feedback,
     QuotaUse,
     TokenReading,
-    TokenUse,
     UnitReward,
 )
 from headrace.control.state import home_url, open_store, references_in
@@ -37,6 +36,7 @@ from headrace.control.state.tables import (
     UNIT_TALLIES,
 )
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
+from headrace.gateway.statistics import TokenUse
 from headrace.rollout.readings import RewardSums
 from headrace.rollout.state import RolloutPhase
 from tests.contract.states import (

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from headrace.console.view import PageRequest, PageView
 from headrace.control.api.usage import Usage
-from headrace.control.model.records import TokenUse
+from headrace.gateway.statistics import TokenUse
 
 _DAYS: Final = {"30": "30 days", "1": "today", "7": "7 days", "90": "90 days", "365": "a year"}
 _MOST_ROWS: Final = 500

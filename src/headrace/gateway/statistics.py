@@ -7,7 +7,7 @@ significant digits (circllhist): a bucket is at most a tenth as wide as its lowe
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -391,18 +391,26 @@ _NO_TOKENS: Final = _has(USAGE_METADATA, "first_token_us", inverted=True)
 _HAS_FAILED: Final = _has(FALLBACK_METADATA, "first")
 _NO_SERVER: Final[Resource] = {"response_flag_filter": {"flags": ["UH"]}}
 _TOKENS: Final = "headrace_tokens"
-_TOKEN_KINDS: Final = ("input", "cached", "output", "reasoning", "unknown")
+TOKEN_AMOUNTS: Final = ("input", "cached", "output", "reasoning", "unknown")
+"""Fields of `TokenUse` that are added up."""
 _TOKEN_TIMES: Final = ("first_token_us", "per_token_us")
-TOKEN_COUNTERS: Final = rf"{_TOKENS}\.({'|'.join(_TOKEN_KINDS)})\..*"
+TOKEN_COUNTERS: Final = rf"{_TOKENS}\.({'|'.join(TOKEN_AMOUNTS)})\..*"
 """Regular expression of the counters of tokens."""
 _TOKEN_COUNTER: Final = re.compile(
-    rf"{_TOKENS}\.(?P<kind>[a-z]+)\.arm\.(?P<arm>[^~]+~[^.]+)\.credential\.(?P<credential>.*)"
+    rf"{_TOKENS}\.(?P<kind>{'|'.join(TOKEN_AMOUNTS)})"
+    r"\.arm\.(?P<arm>[^~]+~[^.]+)\.credential\.(?P<credential>.*)"
 )
 
 
-class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
+class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of responses of OpenAI's API, as their servers counted them."""
 
+    day: str = ""
+    """Day in UTC (`2026-11-25`); empty for all days since the gateway's start."""
+    endpoint: str = ""
+    version: str = ""
+    credential: str = ""
+    """`key:NAME`, `jwt:PROVIDER` or `certificate:RULE`; empty for callers without one."""
     input: int = 0
     """Tokens of prompts, with cached ones."""
     cached: int = 0
@@ -414,10 +422,23 @@ class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Responses with status 200 whose tokens are unknown: the server reported none, or the stream
     ended before."""
 
-    def plus(self, other: "TokenCounts") -> "TokenCounts":
-        """Return the sums of both."""
-        pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
-        return TokenCounts(**dict(zip(self.__struct_fields__, map(sum, pairs), strict=True)))
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Return day, endpoint, version and credential."""
+        return self.day, self.endpoint, self.version, self.credential
+
+    def plus(self, other: "TokenUse") -> "TokenUse":
+        """Return the sums of both, with the key of this one."""
+        sums = {name: getattr(self, name) + getattr(other, name) for name in TOKEN_AMOUNTS}
+        return msgspec.structs.replace(self, **sums)
+
+
+def sum_tokens(uses: Iterable[TokenUse]) -> tuple[TokenUse, ...]:
+    """Return the sums of those with the same key, in the order of keys."""
+    sums: dict[tuple[str, str, str, str], TokenUse] = {}
+    for use in uses:
+        sums[use.key] = sums[use.key].plus(use) if use.key in sums else use
+    return tuple(sums[key] for key in sorted(sums))
 
 
 def token_loggers() -> Sequence[Resource]:
@@ -433,7 +454,7 @@ def token_loggers() -> Sequence[Resource]:
             "stat": {"name": kind, "tags": [arm, credential]},
             "value_format": f"%DYNAMIC_METADATA({USAGE_METADATA}:{kind})%",
         }
-        for kind in _TOKEN_KINDS
+        for kind in TOKEN_AMOUNTS
     ]
     times: Mapping[str, Resource] = {
         name: {
@@ -465,8 +486,7 @@ class TokenStatistics:
 
     epoch: str = ""
     """Identifies one run of Envoy; counts restart with another epoch."""
-    counts: Mapping[tuple[str, str, str], TokenCounts] = field(default_factory=dict)
-    """By endpoint, version and credential (empty for none)."""
+    counts: tuple[TokenUse, ...] = ()
     times: Mapping[str, Mapping[Arm, Mapping[Bucket, int]]] = field(default_factory=dict)
     """Streams by bucket in seconds, by endpoint and version, of `first_token_us` and
     `per_token_us`."""
@@ -476,8 +496,8 @@ class TokenStatistics:
         """Output tokens (as `requests`) and times to the first token, by endpoint and version."""
         first_tokens = self.times.get("first_token_us", {})
         output = Counter[Arm]()
-        for (endpoint, version, _), counts in self.counts.items():
-            output[endpoint, version] += counts.output
+        for use in self.counts:
+            output[use.endpoint, use.version] += use.output
         return {
             arm: ArmStatistics(requests=tokens, latency=first_tokens.get(arm, {}))
             for arm, tokens in output.items()
@@ -499,20 +519,20 @@ def read_token_times(answer: bytes) -> Mapping[str, Mapping[Arm, Mapping[Bucket,
     }
 
 
-def read_tokens(counters: Mapping[str, str | int]) -> dict[tuple[str, str, str], TokenCounts]:
-    """Return Envoy's counters of tokens by endpoint, version and credential (empty for none).
-
-    Arms with a role are part of their version.
-    """
-    counts: dict[tuple[str, str, str], Counter[str]] = {}
+def read_tokens(counters: Mapping[str, str | int]) -> tuple[TokenUse, ...]:
+    """Return Envoy's counters of tokens; arms with a role are part of their version."""
+    uses = []
     for name, value in counters.items():
         match = _TOKEN_COUNTER.fullmatch(name)
         arm = None if match is None else arm_of(match["arm"])
         if match is not None and arm is not None:
-            credential = "" if match["credential"] == "-" else match["credential"]
-            who = (arm[0], arm[1].partition("~")[0], credential)
-            counts.setdefault(who, Counter())[match["kind"]] += int(value)
-    return {who: TokenCounts(**fields) for who, fields in counts.items()}
+            use = TokenUse(
+                endpoint=arm[0],
+                version=arm[1].partition("~")[0],
+                credential="" if match["credential"] == "-" else match["credential"],
+            )
+            uses.append(msgspec.structs.replace(use, **{match["kind"]: int(value)}))
+    return sum_tokens(uses)
 
 
 _FIELDS: Final = {

@@ -25,7 +25,6 @@ from headrace.control.agents.messages import (
 from headrace.control.base.journal import wait_for
 from headrace.control.gateway.activator import Activator, HoldLimits
 from headrace.control.gateway.supervisor import EnvoySupervisor
-from headrace.control.model.records import TokenReading
 from headrace.core import Clock, HeadraceError
 from headrace.core.backoff import Backoff
 from headrace.gateway import Handshakes
@@ -76,7 +75,7 @@ async def read_counts(supervisor: EnvoySupervisor, bundle: Bundle) -> EnvoyCount
             )
             for name, key in sorted(handshakes.keys() | healthy.keys())
         ),
-        tokens=TokenReading.of(tokens).counts if is_same else (),
+        tokens=tokens.counts if is_same else (),
         streams=tuple(Arm.of(arm, totals) for arm, totals in tokens.streams.items())
         if is_same
         else (),

@@ -13,7 +13,7 @@ import pytest
 
 from headrace.core.spec.access import EndpointAccess
 from headrace.gateway import EndpointRoute, EnvoyGateway, RevisionTarget, build_snapshot
-from headrace.gateway.statistics import TokenCounts
+from headrace.gateway.statistics import TokenUse
 from headrace.gateway.tls import api_key_name, api_key_secret
 from tests.e2e.gateway.issuing import Issuer, api_key, known
 from tests.e2e.gateway.lab import Lab, client
@@ -69,7 +69,7 @@ async def test_failures_before_the_first_byte_are_answered_by_the_fallback(
         *({"status": status} for status in (429, 500, 502, 503, 504)),
         {"hangs": True},
     ]
-    total = TokenCounts()
+    total = TokenUse()
     async with client(gateway) as http:
         for failure in failures:
             asked = body(failure, stream=stream)
@@ -103,8 +103,8 @@ async def test_failures_before_the_first_byte_are_answered_by_the_fallback(
     assert {line["endpoint"] for line in lines} == {"chat"}
 
 
-def plus(total: TokenCounts, usage: dict[str, Any]) -> TokenCounts:
-    return TokenCounts(
+def plus(total: TokenUse, usage: dict[str, Any]) -> TokenUse:
+    return TokenUse(
         input=total.input + usage["prompt_tokens"],
         cached=total.cached + usage["prompt_tokens_details"]["cached_tokens"],
         output=total.output + usage["completion_tokens"],

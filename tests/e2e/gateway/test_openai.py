@@ -35,7 +35,7 @@ from headrace.gateway import (
     RevisionTarget,
     build_snapshot,
 )
-from headrace.gateway.statistics import TokenCounts
+from headrace.gateway.statistics import TokenUse
 from headrace.gateway.tls import api_key_name, api_key_secret
 from tests.e2e.gateway.issuing import Issuer, api_key, known
 from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, http_url
@@ -110,8 +110,10 @@ async def started(lab: Lab, *endpoints: EndpointRoute) -> AsyncIterator[httpx.As
         yield http
 
 
-async def tokens(gateway: EnvoyGateway) -> dict[tuple[str, str, str], TokenCounts]:
-    return dict((await gateway.token_statistics()).counts)
+async def tokens(gateway: EnvoyGateway) -> dict[tuple[str, str, str], TokenUse]:
+    """Counts by endpoint, version and credential."""
+    counts = (await gateway.token_statistics()).counts
+    return {use.key[1:]: TokenUse().plus(use) for use in counts}
 
 
 def texts(stream: str) -> list[str]:
@@ -426,7 +428,7 @@ async def test_a_stream_is_passed_without_the_usage_that_nobody_asked_for(
         {"stream_options": {"include_usage": True}},
     )
     gateway = await lab.start(endpoint("chat", stub.upstream()))
-    total = TokenCounts()
+    total = TokenUse()
     async with client(gateway) as http:
         for options, piece in product(asked, (1, 7, 60, 400, 100_000)):
             told = {"tokens": 5, "piece": piece}
@@ -438,7 +440,7 @@ async def test_a_stream_is_passed_without_the_usage_that_nobody_asked_for(
             sent = stub.seen()[-1]["body"]["stream_options"]
             assert sent == {**(options.get("stream_options") or {}), "include_usage": True}
             usage = usage_of(wanted)
-            total = TokenCounts(
+            total = TokenUse(
                 input=total.input + usage["prompt_tokens"],
                 cached=total.cached + usage["prompt_tokens_details"]["cached_tokens"],
                 output=total.output + 5,

@@ -7,8 +7,9 @@ import pytest
 
 from headrace.console.usage import TokenPrices, cost_text, prices_of, sums_by
 from headrace.control.base.context import Addresses
-from headrace.control.model.records import TokenReading, TokenUse
+from headrace.control.model.records import TokenReading
 from headrace.control.plane.control_plane import ControlPlane
+from headrace.gateway.statistics import TokenUse
 from tests.unit.console.browser import hidden_of, visitor_of
 from tests.unit.control.api_client import client_of
 

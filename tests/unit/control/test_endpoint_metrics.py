@@ -22,7 +22,7 @@ from headrace.control.plane.metrics import (
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.rollout import CanarySpec
 from headrace.gateway import ArmStatistics, TokenStatistics
-from headrace.gateway.statistics import TokenCounts
+from headrace.gateway.statistics import TokenUse
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 from headrace.rollout.state import RolloutPhase, RolloutState, TrafficShares
 from tests.metrics import exposed
@@ -225,10 +225,18 @@ def test_an_endpoint_that_was_scaled_to_zero_wants_none() -> None:
 
 def test_tokens_are_counted_by_credential_and_times_are_in_opentelemetrys_buckets() -> None:
     statistics = TokenStatistics(
-        counts={
-            ("chat", "2", "key:alice"): TokenCounts(input=70, cached=30, output=5, unknown=1),
-            ("chat", "2", ""): TokenCounts(input=1, output=9, reasoning=4),
-        },
+        counts=(
+            TokenUse(endpoint="chat", version="2", input=1, output=9, reasoning=4),
+            TokenUse(
+                endpoint="chat",
+                version="2",
+                credential="key:alice",
+                input=70,
+                cached=30,
+                output=5,
+                unknown=1,
+            ),
+        ),
         times={
             "first_token_us": {("chat", "2"): {(0.24, 0.01): 3, (0.25, 0.01): 1}},
             "per_token_us": {},

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.control.agents.messages import Arm, EnvoyCounts
-from headrace.control.model.records import Event, TokenReading, TokenUse
+from headrace.control.model.records import Event, TokenReading
 from headrace.control.state import home_url, open_store
 from headrace.control.state.store import Store
 from headrace.control.telemetry.tokens import TokenLedger, increase
 from headrace.core import UnavailableError
 from headrace.gateway import TokenStatistics
-from headrace.gateway.statistics import TokenCounts
+from headrace.gateway.statistics import TokenUse, sum_tokens
 
 pytestmark = pytest.mark.anyio
 DAY_S = 86_400.0
@@ -38,7 +38,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self.epoch = 0
-        self.counts: dict[tuple[str, str, str], TokenCounts] = {}
+        self.counts: tuple[TokenUse, ...] = ()
         self.is_away = False
         self.first_tokens: dict[tuple[float, float], int] = {}
 
@@ -46,16 +46,15 @@ class Gateway:
         if self.is_away:
             raise UnavailableError("away")
         times = {"first_token_us": {("chat", "2"): dict(self.first_tokens)}}
-        return TokenStatistics(epoch=str(self.epoch), counts=dict(self.counts), times=times)
+        return TokenStatistics(epoch=str(self.epoch), counts=self.counts, times=times)
 
     def add(self, key: str, credential: str, tokens: int) -> None:
-        who = ("chat", key, credential)
-        before = self.counts.get(who, TokenCounts())
-        self.counts[who] = TokenCounts(input=before.input + tokens, output=before.output + 1)
+        use = TokenUse(endpoint="chat", version=key, credential=credential, input=tokens, output=1)
+        self.counts = sum_tokens([*self.counts, use])
 
     def restart(self) -> None:
         self.epoch += 1
-        self.counts = {}
+        self.counts = ()
 
 
 def a_ledger(
@@ -146,8 +145,7 @@ async def test_tokens_of_gateways_on_other_hosts_are_counted_once_and_those_lost
         for name in names:
             found = await hosts[name].statistics()
             streams = tuple(Arm.of(arm, totals) for arm, totals in found.streams.items())
-            tokens = TokenReading.of(found).counts
-            reports[name] = EnvoyCounts(epoch=found.epoch, tokens=tokens, streams=streams)
+            reports[name] = EnvoyCounts(epoch=found.epoch, tokens=found.counts, streams=streams)
 
     def start() -> TokenLedger:
         ledger = a_ledger(store, Gateway(), clock, events)
@@ -229,8 +227,7 @@ def test_increases_sum_up_to_all_tokens_that_were_read(events: list[tuple[str, i
             gateway.restart()
             total, unread = total - unread, 0  # what was not read is lost
         else:
-            statistics = TokenStatistics(epoch=str(gateway.epoch), counts=dict(gateway.counts))
-            now = TokenReading.of(statistics)
+            now = TokenReading(epoch=str(gateway.epoch), counts=gateway.counts)
             read += sum(use.input for use in increase(now, before, "1970-01-01"))
             before, unread = now, 0
     assert read == total

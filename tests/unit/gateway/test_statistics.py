@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.gateway.statistics import (
     ArmStatistics,
-    TokenCounts,
+    TokenUse,
     is_abandoned,
     is_error,
     is_rejection,
@@ -228,7 +228,7 @@ def test_tokens_of_arms_with_a_role_are_those_of_their_version() -> None:
         }
     )
 
-    assert counted == {
-        ("a.b", "2", "key:x.y"): TokenCounts(input=12),
-        ("a.b", "2", ""): TokenCounts(input=1, unknown=1),
-    }
+    assert counted == (
+        TokenUse(endpoint="a.b", version="2", input=1, unknown=1),
+        TokenUse(endpoint="a.b", version="2", credential="key:x.y", input=12),
+    )

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.control.gateway.activator import HoldLimits
-from headrace.control.model.records import TOKEN_AMOUNTS, TokenUse
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec.access import CorsSpec
@@ -28,6 +27,7 @@ from headrace.gateway import (
     Handshakes,
     ListenerTls,
 )
+from headrace.gateway.statistics import TOKEN_AMOUNTS, TokenUse
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 

@@ -13,8 +13,8 @@ from fastapi import FastAPI, Query, Response
 
 from headrace.control.api.answers import answer, route
 from headrace.control.base.context import ServiceContext
-from headrace.control.model.records import TokenUse
 from headrace.control.telemetry.service import TelemetryService
+from headrace.gateway.statistics import TokenUse
 
 _DAY: Final = r"^\d{4}-\d{2}-\d{2}$"
 _DEFAULT_DAYS: Final = 30

@@ -16,7 +16,7 @@ from headrace.core.spec.access import (
     TokenWeightsSpec,
 )
 from headrace.gateway import EndpointRoute
-from headrace.gateway.statistics import TokenCounts
+from headrace.gateway.statistics import TokenUse
 
 ANONYMOUS: Final = "address:"
 """Prefix of the name of a caller without credentials; its address follows."""
@@ -172,7 +172,7 @@ Amounts: TypeAlias = Mapping[LimitKind, float]
 """Cost of a request in limits of rows and tokens, which is known at its end."""
 
 
-def token_costs(tokens: TokenCounts, weights: TokenWeightsSpec) -> Amounts:
+def token_costs(tokens: TokenUse, weights: TokenWeightsSpec) -> Amounts:
     """Return what an answer costs in limits of tokens.
 
     Cached tokens are a part of the input, reasoning tokens a part of the output: each token costs
@@ -449,7 +449,7 @@ class Limiter:
         *,
         now: float,
         rows: float | None = None,
-        tokens: TokenCounts | None = None,
+        tokens: TokenUse | None = None,
     ) -> None:
         """Record the end of a request; an unknown lease has expired already.
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, assert_never
 
+import msgspec
+
 from headrace.control.limits.limiter import (
     ANONYMOUS,
     TOKEN_KINDS,
@@ -31,7 +33,7 @@ from headrace.control.state.store import Store
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.core.headers import LEASE_HEADER
 from headrace.gateway import gateway_user, socket_mode
-from headrace.gateway.statistics import TokenCounts
+from headrace.gateway.statistics import TokenUse
 from headrace.observe.metrics import Labels
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ _TOKENS: Final = {
     "output_tokens_of": "output",
     "reasoning_tokens_of": "reasoning",
 }
-"""Fields of `TokenCounts` by key of the descriptor that has the lease, and the tokens as hits."""
+"""Fields of `TokenUse` by key of the descriptor that has the lease, and the tokens as hits."""
 Pair = tuple[bytes, bytes]
 """A private key and its certificate with its chain, both PEM."""
 _SAVE_S: Final = 1.0
@@ -136,7 +138,7 @@ class LimitService:
         for descriptor in descriptors:
             lease = descriptor.entries.get("lease")
             if lease is not None:
-                counts = TokenCounts(**tokens[lease]) if lease in tokens else None
+                counts = msgspec.convert(tokens[lease], TokenUse) if lease in tokens else None
                 self.limiter.end(lease, rows=rows.get(lease), tokens=counts, now=moment.now)
             elif not {_ROWS, *_TOKENS} & descriptor.entries.keys():
                 entries = descriptor.entries

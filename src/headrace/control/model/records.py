@@ -1,11 +1,11 @@
 """Records of control plane state: history, rollouts, events, rewards."""
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from headrace.control.model.desired import DesiredEndpoint
-from headrace.gateway import TokenStatistics
+from headrace.gateway.statistics import TokenUse
 from headrace.rollout.state import RolloutState
 
 
@@ -109,29 +109,6 @@ class UnitReward(msgspec.Struct, frozen=True, kw_only=True):
     total: float
 
 
-class TokenUse(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of OpenAI's API on a day (`2026-11-25`, UTC), as the servers counted them."""
-
-    day: str
-    endpoint: str
-    version: str
-    credential: str
-    """`key:NAME`, `jwt:PROVIDER` or `certificate:RULE`; empty for callers without one."""
-    input: int = 0
-    """Tokens of prompts, with cached ones."""
-    cached: int = 0
-    """Tokens of prompts from the server's cache."""
-    output: int = 0
-    """Generated tokens, with those of reasoning."""
-    reasoning: int = 0
-    unknown: int = 0
-    """Responses whose tokens are not known."""
-
-
-TOKEN_AMOUNTS: Final = ("input", "cached", "output", "reasoning", "unknown")
-"""Fields of `TokenUse` that are added up."""
-
-
 class TokenReading(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of a gateway since its start."""
 
@@ -141,21 +118,6 @@ class TokenReading(msgspec.Struct, frozen=True, kw_only=True):
     """Without a day."""
     day: str = ""
     """When it was read; empty if unknown."""
-
-    @classmethod
-    def of(cls, statistics: TokenStatistics, day: str = "") -> "TokenReading":
-        """Return these counts in the form that is stored."""
-        uses = (
-            TokenUse(
-                day="",
-                endpoint=endpoint,
-                version=version,
-                credential=credential,
-                **msgspec.structs.asdict(counts),
-            )
-            for (endpoint, version, credential), counts in sorted(statistics.counts.items())
-        )
-        return cls(epoch=statistics.epoch, counts=tuple(uses), day=day)
 
 
 class QuotaUse(msgspec.Struct, frozen=True, kw_only=True):

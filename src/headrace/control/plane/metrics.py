@@ -16,7 +16,7 @@ from headrace.core import HeadraceError, ModelNotFoundError
 from headrace.core.fetch import ask, text_of
 from headrace.core.processes import cpu_s, resident_bytes
 from headrace.gateway import ArmStatistics, TokenStatistics
-from headrace.gateway.statistics import TokenCounts
+from headrace.gateway.statistics import sum_tokens
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 from headrace.observe.metrics import (
     Families,
@@ -151,13 +151,13 @@ def token_families(statistics: TokenStatistics) -> list[Family]:
     """
     counts: list[tuple[Labels, float]] = []
     unknown: list[tuple[Labels, float]] = []
-    for (endpoint, version, credential), tokens in sorted(statistics.counts.items()):
-        labels = (("endpoint", endpoint), ("version", version), ("credential", credential))
+    for use in statistics.counts:
+        labels = tuple((name, getattr(use, name)) for name in ("endpoint", "version", "credential"))
         counts += [
-            ((*labels, ("type", name)), getattr(tokens, name))
+            ((*labels, ("type", name)), getattr(use, name))
             for name in ("input", "cached", "output", "reasoning")
         ]
-        unknown.append((labels, tokens.unknown))
+        unknown.append((labels, use.unknown))
     times = []
     for name, metric, bounds, what in _TIMES:
         samples = [
@@ -359,9 +359,7 @@ async def _request_families(plane: "ControlPlane", *, full: bool) -> list[Family
             tokens = await plane.reconciling.gateway_supervisor.token_statistics()
     except (HeadraceError, TimeoutError):
         return []  # a gap: zeros would look like a counter reset
-    counts = dict(tokens.counts)
-    for who, more in plane.telemetry.tokens.of_agents.items():
-        counts[who] = counts.get(who, TokenCounts()).plus(more)
+    counts = sum_tokens([*tokens.counts, *plane.telemetry.tokens.of_agents])
     tokens = replace(tokens, counts=counts)
     bounds = TWO_DIGITS_S if full else BRIEF_TWO_DIGITS_S
     requests = await asyncio.to_thread(

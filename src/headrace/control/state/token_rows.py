@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import Connection, delete, select
 
-from headrace.control.model.records import TOKEN_AMOUNTS, TokenReading, TokenUse
+from headrace.control.model.records import TokenReading
 from headrace.control.state.database import upsert_into
 from headrace.control.state.encoding import clean, decoded, encoded
 from headrace.control.state.tables import TOKEN_READINGS, TOKEN_USAGE
+from headrace.gateway.statistics import TOKEN_AMOUNTS, TokenUse
 
 _KEY = ("day", "endpoint", "version", "credential")
 
@@ -27,7 +28,7 @@ def add_tokens(
         set_={name: TOKEN_USAGE.c[name] + add.excluded[name] for name in TOKEN_AMOUNTS},
     )
     # In key order: two transactions that add to the same rows in another order would deadlock.
-    for use in sorted(uses, key=lambda use: tuple(getattr(use, name) for name in _KEY)):
+    for use in sorted(uses, key=lambda use: use.key):
         row = msgspec.structs.asdict(use)
         connection.execute(add, row | {name: clean(row[name]) for name in _KEY})
     put = upsert_into(TOKEN_READINGS, dialect=dialect)

@@ -15,12 +15,12 @@ import msgspec
 
 from headrace.control.agents.messages import Arm, EnvoyCounts
 from headrace.control.base.faults import LOOP
-from headrace.control.model.records import TOKEN_AMOUNTS, Event, TokenReading, TokenUse
+from headrace.control.model.records import Event, TokenReading
 from headrace.control.state.store import Store
 from headrace.control.telemetry.pollers import ReplicaPoller
 from headrace.core import HeadraceError
 from headrace.gateway import TokenStatistics
-from headrace.gateway.statistics import TokenCounts
+from headrace.gateway.statistics import TOKEN_AMOUNTS, TokenUse, sum_tokens
 from headrace.monitor import RequestHistory
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -32,17 +32,11 @@ came back, its tokens would count again."""
 def increase(now: TokenReading, before: TokenReading | None, day: str) -> list[TokenUse]:
     """Return the tokens since an earlier reading, on `day`; all of them after a restart."""
     goes_on = before is not None and before.epoch == now.epoch
-    earlier = {
-        (use.endpoint, use.version, use.credential): use
-        for use in (before.counts if before is not None and goes_on else ())
-    }
+    earlier = {use.key: use for use in (before.counts if before is not None and goes_on else ())}
     uses = []
     for use in now.counts:
-        old = earlier.get((use.endpoint, use.version, use.credential))
-        more = {
-            name: max(getattr(use, name) - (0 if old is None else getattr(old, name)), 0)
-            for name in TOKEN_AMOUNTS
-        }
+        old = earlier.get(use.key, TokenUse())
+        more = {name: max(getattr(use, name) - getattr(old, name), 0) for name in TOKEN_AMOUNTS}
         if any(more.values()):
             uses.append(msgspec.structs.replace(use, day=day, **more))
     return uses
@@ -58,17 +52,6 @@ class _Poll:
     """Input and output tokens since the gateway's start."""
     tokens_per_s: float
     """Since the poll before."""
-
-
-def lost_tokens(before: _Poll, until: float) -> tuple[float, int]:
-    """Return for how many seconds, and about how many tokens, a gateway that ended counted unread.
-
-    Args:
-        before: Newest poll of the gateway.
-        until: Monotonic time at which it did not run any more.
-    """
-    lost_s = max(until - before.began_at, 0.0)
-    return lost_s, math.ceil(lost_s * before.tokens_per_s)
 
 
 @dataclass(slots=True)
@@ -107,9 +90,8 @@ class TokenLedger(ReplicaPoller[RequestHistory]):
     """Output tokens of the last day (as `requests`), and times to the first token."""
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     """Stores events."""
-    of_agents: dict[tuple[str, str, str], TokenCounts] = field(default_factory=dict)
-    """Tokens of gateways on other hosts that this process added, by endpoint, version and
-    credential."""
+    of_agents: tuple[TokenUse, ...] = ()
+    """Tokens of gateways on other hosts that this process added."""
     _gateways: dict[str, _Gateway] = field(default_factory=dict)
     _polling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _day: str = ""
@@ -165,7 +147,7 @@ class TokenLedger(ReplicaPoller[RequestHistory]):
             raise
         counts = EnvoyCounts(
             epoch=statistics.epoch,
-            tokens=TokenReading.of(statistics).counts,
+            tokens=statistics.counts,
             streams=tuple(Arm.of(arm, totals) for arm, totals in statistics.streams.items()),
         )
         await self._add(self.gateway, counts, began_at)
@@ -185,10 +167,9 @@ class TokenLedger(ReplicaPoller[RequestHistory]):
         if uses or (gateway.stored is not None and gateway.stored.day != self._day):
             await self.store.add_tokens(uses, name, reading)
             gateway.stored = reading
-        for use in uses if name != self.gateway else ():
-            who = (use.endpoint, use.version, use.credential)
-            more = TokenCounts(**{amount: getattr(use, amount) for amount in TOKEN_AMOUNTS})
-            self.of_agents[who] = self.of_agents.get(who, TokenCounts()).plus(more)
+        if name != self.gateway:
+            more = [msgspec.structs.replace(use, day="") for use in uses]
+            self.of_agents = sum_tokens([*self.of_agents, *more])
         if counts.epoch:
             await self._compare(name, reading, began_at)
 
@@ -204,7 +185,8 @@ class TokenLedger(ReplicaPoller[RequestHistory]):
         gateway.newest, gateway.away_since = _Poll(now.epoch, began_at, tokens, rate), None
         if before is None or goes_on:
             return
-        lost_s, about = lost_tokens(before, away_since or began_at)
+        lost_s = max((away_since or began_at) - before.began_at, 0.0)
+        about = math.ceil(lost_s * before.tokens_per_s)
         subject = "the gateway" if name == self.gateway else f"gateway '{name.partition(':')[2]}'"
         message = (
             f"{subject} ended: tokens of up to {lost_s:.1f} s before are not counted, about "

@@ -35,7 +35,7 @@ from headrace.core.spec.access import (
     TokenWeightsSpec,
 )
 from headrace.gateway import EndpointRoute
-from headrace.gateway.statistics import TokenCounts
+from headrace.gateway.statistics import TokenUse
 
 ALICE = LimitRequest(endpoint="m", caller="alice")
 BOB = LimitRequest(endpoint="m", caller="bob")
@@ -182,7 +182,7 @@ def test_callers_beyond_their_budget_of_tokens_get_their_budget(limits: LimitSpe
         now, caller = heapq.heappop(arrivals)
         while running and running[0][0] <= now:
             ended, who, lease, tokens = heapq.heappop(running)
-            limiter.end(lease, tokens=TokenCounts(output=tokens), now=ended)
+            limiter.end(lease, tokens=TokenUse(output=tokens), now=ended)
             got[who] += tokens
         decision = limiter.ask(LimitRequest(endpoint="m", caller=caller), at(now))
         if decision.refusal is None:
@@ -200,12 +200,12 @@ def test_callers_beyond_their_budget_of_tokens_get_their_budget(limits: LimitSpe
 
 
 weights = st.builds(TokenWeightsSpec, **dict.fromkeys(KINDS, st.sampled_from(PARTS)))
-usages = st.builds(TokenCounts, **dict.fromkeys(KINDS, st.integers(0, 10_000)))
+usages = st.builds(TokenUse, **dict.fromkeys(KINDS, st.integers(0, 10_000)))
 
 
 @given(weights, st.lists(usages, min_size=1, max_size=20))
 def test_weighted_tokens_are_the_sum_over_all_tokens(
-    weights: TokenWeightsSpec, answers: list[TokenCounts]
+    weights: TokenWeightsSpec, answers: list[TokenUse]
 ) -> None:
     """Each token is listed by its kind; the limiter's daily count is the sum of their weights."""
     limiter = a_limiter(per_caller=LimitSpec(tokens_per_day=10**15, token_weights=weights))
@@ -230,7 +230,7 @@ def test_weighted_tokens_are_the_sum_over_all_tokens(
 
 
 def test_each_limit_has_its_own_weights_and_unweighted_tokens_cost_one() -> None:
-    tokens = TokenCounts(input=100, cached=60, output=10, reasoning=4)
+    tokens = TokenUse(input=100, cached=60, output=10, reasoning=4)
     weights = TokenWeightsSpec(input=1.0, cached=0.1, output=5.0, reasoning=0.0)
     total = EndpointLimitsSpec(
         total=LimitSpec(tokens_per_day=1000, token_weights=weights),
@@ -248,7 +248,7 @@ def test_tokens_of_a_day_end_at_their_number_and_are_stored() -> None:
     for expected in (True, True, False):
         decision = limiter.ask(ALICE, at(0.0))
         assert (decision.refusal is None) is expected
-        limiter.end(decision.lease, tokens=TokenCounts(output=60), now=0.0)
+        limiter.end(decision.lease, tokens=TokenUse(output=60), now=0.0)
 
     assert limiter.ask(ALICE, at(0.0)).refusal == Refusal(Scope.CALLER, LimitKind.TOKENS_DAY)
     unsaved = limiter.unsaved()
