@@ -109,6 +109,7 @@ class OpenaiBatch:
         except OSError as error:
             msg = f"{error.filename or self.output}: {error.strerror or error}"
             raise FailedPreconditionError(msg) from error
+        self.on_progress(self.counts)
         return self.counts
 
     @property
@@ -149,7 +150,6 @@ class OpenaiBatch:
                 msg = f"{self.input} changed during the run; remove {self._journal}"
                 raise FailedPreconditionError(f"{msg}, and run the batch again")
             journal.write(self.output, self.error_file)
-        self.on_progress(self.counts)
         self._journal.unlink()
 
     def _read_output(self, journal: BatchJournal) -> bool:

@@ -202,7 +202,7 @@ def test_a_batch_is_cancelled_expires_and_ends_with_its_key(system: System, stub
         assert system.manage("DELETE", "/api/v1/keys/alice")[0] == 200
         until = time.monotonic() + 20
         record = next(system.home.glob(f"bulk/key-alice/batches/{ended}.json"))
-        while json.loads(record.read_bytes())["batch"]["status"] != "failed":
+        while json.loads(record.read_bytes())["status"] != "failed":
             assert time.monotonic() < until
             time.sleep(0.1)
         assert http.get("/v1/batches").status_code == 401

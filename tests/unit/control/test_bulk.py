@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control.api.bulk import page
+from headrace.control.api.bulk import document_of, page
 from headrace.control.jobs import bulk
 from headrace.control.jobs.bulk import BulkFile, BulkStore, NewBatch, RequestCounts
 from headrace.core import (
@@ -39,7 +39,11 @@ async def add(store: BulkStore, owner: str, *parts: bytes) -> BulkFile:
 
 def create(store: BulkStore, owner: str, file_id: str, **changes: Any) -> str:  # noqa: ANN401  # any field
     fields: dict[str, Any] = {"endpoint": CHAT, "completion_window": "1m", **changes}
-    return store.create(owner, "", NewBatch(input_file_id=file_id, **fields)).id
+    try:
+        new = msgspec.convert({"input_file_id": file_id, **fields}, NewBatch)
+    except msgspec.ValidationError as error:
+        raise InvalidArgumentError(str(error)) from None
+    return store.create(owner, "", new).id
 
 
 @pytest.fixture
@@ -194,7 +198,7 @@ def test_pages_follow_each_other() -> None:
 
     def shown(count: int, after: str, limit: int) -> tuple[object, ...]:
         some = page(files[:count], after=after, limit=limit)
-        return [file.id for file in some["data"]], some["last_id"], some["has_more"]
+        return [file["id"] for file in some["data"]], some["last_id"], some["has_more"]
 
     assert shown(3, "", 2) == (["a", "b"], "b", True)
     assert shown(3, "b", 2) == (["c"], "c", False)
@@ -204,7 +208,7 @@ def test_pages_follow_each_other() -> None:
 
 def test_records_have_the_fields_of_openai() -> None:
     file = BulkFile(id="file-1", bytes=1, created_at=2, filename="x", purpose="batch")
-    assert msgspec.to_builtins(file) == {
+    assert document_of(file) == {
         "id": "file-1",
         "bytes": 1,
         "created_at": 2,

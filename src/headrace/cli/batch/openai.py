@@ -4,6 +4,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class OpenaiRunOptions:
     # Options that the control plane passes to its runs.
     expires_at: Annotated[float | None, typer.Option(hidden=True)] = None
     cancelled: Annotated[bool, typer.Option(hidden=True)] = False
-    progress_file: Annotated[Path | None, typer.Option(hidden=True)] = None
+    supervised: Annotated[bool, typer.Option(hidden=True)] = False
 
 
 def gateway_connection(
@@ -129,12 +130,9 @@ def openai(
 
         headrace batch openai requests.jsonl -o results.jsonl --key @key.txt
     """
-    import msgspec
-
     from headrace.client.conversation import Attempts
     from headrace.client.wires import async_transport
     from headrace.core import SystemClock
-    from headrace.core.files import write_atomic
     from headrace.jobs.openai import OpenaiBatch
     from headrace.jobs.openai_lines import BatchCounts
 
@@ -146,8 +144,9 @@ def openai(
             failed = f", {counts.failed:,} failed" if counts.failed else ""
             note = f"{done:,} of {counts.total:,}{failed}"
             update(total=counts.total, completed=done, note=note)
-            if options.progress_file is not None:
-                write_atomic(options.progress_file, msgspec.json.encode(counts), durable=False)
+            if options.supervised:
+                write_json(counts)
+                sys.stdout.flush()
 
         async def run() -> BatchCounts:
             transport = async_transport(server, connections)
@@ -173,7 +172,10 @@ def openai(
             task = asyncio.current_task()
             assert task is not None
             # SIGTERM ends the run as Ctrl-C does.
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, task.cancel)
+            if options.supervised:  # standard input ends with the control plane
+                loop.add_reader(sys.stdin, task.cancel)
             try:
                 return await batch.run()
             finally:

@@ -13,10 +13,11 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 
+from headrace.control.api.answers import answer
 from headrace.control.asgi.guards import read_body
 from headrace.control.asgi.multipart import MultipartBody
 from headrace.control.auth.credentials import PREFIXES, is_secret_of, secret_id
-from headrace.control.jobs.bulk import BATCH_PURPOSE, BulkBatch, BulkFile, NewBatch
+from headrace.control.jobs.bulk import BATCH_PURPOSE, INTERNAL, BulkBatch, BulkFile, NewBatch
 from headrace.control.model.credentials import CredentialKind
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import (
@@ -114,7 +115,7 @@ def _add_files(api: FastAPI, plane: ControlPlane) -> None:
                 raise InvalidArgumentError(f"purpose must be {BATCH_PURPOSE!r}")
 
         record = await store.add_file(owner, filename, form.file_chunks(), check=check)
-        return _answer(record)
+        return answer(record)
 
     @api.get("/v1/files")
     async def files(
@@ -128,12 +129,12 @@ def _add_files(api: FastAPI, plane: ControlPlane) -> None:
         visible = [file for file in store.files(owner) if purpose in {"", file.purpose}]
         if order == "asc":
             visible.reverse()
-        return _answer(page(visible, after=after, limit=min(limit, MAX_FILES_PAGE)))
+        return answer(page(visible, after=after, limit=min(limit, MAX_FILES_PAGE)))
 
     @api.get("/v1/files/{file_id}")
     async def file(owner: Owner, file_id: str) -> Response:
         """Return a file's record."""
-        return _answer(store.file(owner, file_id))
+        return answer(store.file(owner, file_id))
 
     @api.get("/v1/files/{file_id}/content")
     async def content(owner: Owner, file_id: str) -> Response:
@@ -144,7 +145,7 @@ def _add_files(api: FastAPI, plane: ControlPlane) -> None:
     async def delete(owner: Owner, file_id: str) -> Response:
         """Delete a file."""
         store.delete(owner, file_id)
-        return _answer({"id": file_id, "object": "file", "deleted": True})
+        return answer({"id": file_id, "object": "file", "deleted": True})
 
 
 def _add_batches(api: FastAPI, plane: ControlPlane) -> None:
@@ -163,39 +164,40 @@ def _add_batches(api: FastAPI, plane: ControlPlane) -> None:
             raise InvalidArgumentError(f"the body is no batch: {error}") from None
         batch = store.create(*caller, new)
         runner.wake()
-        return _answer(batch)
+        return answer(document_of(batch))
 
     @api.get("/v1/batches")
     async def batches(owner: Owner, limit: Limit = 20, after: After = "") -> Response:
         """List the caller's batches, the newest first."""
-        return _answer(page(store.of(owner), after=after, limit=min(limit, MAX_PAGE)))
+        return answer(page(store.of(owner), after=after, limit=min(limit, MAX_PAGE)))
 
     @api.get("/v1/batches/{batch_id}")
     async def batch(owner: Owner, batch_id: str) -> Response:
         """Return a batch."""
-        return _answer(store.batch(owner, batch_id))
+        return answer(document_of(store.batch(owner, batch_id)))
 
     @api.post("/v1/batches/{batch_id}/cancel")
     async def cancel(owner: Owner, batch_id: str) -> Response:
         """Cancel a batch; results that it has are kept."""
-        runner.cancel(owner, batch_id)
-        return _answer(store.batch(owner, batch_id))
+        return answer(document_of(runner.cancel(owner, batch_id)))
 
 
-def _answer(document: object) -> Response:
-    return Response(msgspec.json.encode(document), media_type=_JSON)
+def document_of(record: BulkFile | BulkBatch) -> dict[str, Any]:
+    """Return a file or a batch as callers see it."""
+    fields = msgspec.structs.asdict(record)
+    return {name: value for name, value in fields.items() if name not in INTERNAL}
 
 
 def page(items: Sequence[BulkFile | BulkBatch], *, after: str, limit: int) -> dict[str, Any]:
     """Return the items behind the one with the id `after`, as a list of OpenAI's API."""
     ids = [item.id for item in items]
     start = ids.index(after) + 1 if after in ids else 0
-    some = items[start : start + limit]
+    some = ids[start : start + limit]
     return {
         "object": "list",
-        "data": some,
-        "first_id": some[0].id if some else None,
-        "last_id": some[-1].id if some else None,
+        "data": [document_of(item) for item in items[start : start + limit]],
+        "first_id": some[0] if some else None,
+        "last_id": some[-1] if some else None,
         "has_more": len(items) > start + limit,
     }
 

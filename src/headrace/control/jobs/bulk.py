@@ -10,7 +10,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -38,11 +38,11 @@ MAX_ACTIVE: Final = 100
 """Batches of an owner that are not over."""
 MIN_FREE_BYTES: Final = 1 << 30
 MAX_WINDOW_S: Final = 7 * 86_400.0
-MAX_METADATA: Final = 16
-_KEY_CHARS, _VALUE_CHARS = 64, 512
 _NOBODY: Final = "nobody"
 _ID: Final = re.compile(r"(file-|batch_)[0-9a-f]{24}[oe]?")
 _ACTIVE: Final = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
+_Key = Annotated[str, msgspec.Meta(max_length=64)]
+_Value = Annotated[str, msgspec.Meta(max_length=512)]
 BATCH_PURPOSE: Final = "batch"
 RESULTS_PURPOSE: Final = "batch_output"
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BulkBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch, as in OpenAI's API. Times are in seconds since 1970."""
+    """A batch, as in OpenAI's API, and what `INTERNAL` names. Times are in seconds since 1970."""
 
     id: str
     endpoint: str
@@ -93,11 +93,21 @@ class BulkBatch(msgspec.Struct, frozen=True, kw_only=True):
     cancelled_at: int | None = None
     request_counts: RequestCounts = RequestCounts()
     metadata: dict[str, str] | None = None
+    owner: str
+    key_id: str = ""
+    """Id of the API key that created it, whose grants its requests have; empty for none."""
+    failures: int = 0
+    """Failed runs in a row."""
+    next_try_at: float = 0.0
 
     @property
     def is_active(self) -> bool:
         """Whether the batch is not over."""
         return self.status in _ACTIVE
+
+
+INTERNAL: Final = frozenset({"owner", "key_id", "failures", "next_try_at"})
+"""Fields of `BulkBatch` that callers do not see."""
 
 
 class NewBatch(msgspec.Struct, kw_only=True):
@@ -106,19 +116,7 @@ class NewBatch(msgspec.Struct, kw_only=True):
     input_file_id: str
     endpoint: str
     completion_window: str
-    metadata: dict[str, str] | None = None
-
-
-class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch with what callers do not see."""
-
-    batch: BulkBatch
-    owner: str
-    key_id: str = ""
-    """Id of the API key that created it, whose grants its requests have; empty for none."""
-    failures: int = 0
-    """Failed attempts in a row."""
-    next_try_at: float = 0.0
+    metadata: Annotated[dict[_Key, _Value], msgspec.Meta(max_length=16)] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,7 +125,7 @@ class BulkStore:
 
     root: Path
     clock: Clock
-    batches: dict[str, StoredBatch] = field(default_factory=dict)
+    batches: dict[str, BulkBatch] = field(default_factory=dict)
     """All batches by id."""
     _incoming: dict[str, int] = field(default_factory=dict)
     """Bytes of an owner's uploads in progress."""
@@ -135,9 +133,9 @@ class BulkStore:
     def load(self) -> None:
         """Read the batches of an earlier control plane; damaged records are left out. Blocking."""
         for path in self.root.glob("*/batches/*.json"):
-            stored = _read(path, StoredBatch)
-            if stored is not None:
-                self.batches[stored.batch.id] = stored
+            batch = _read(path, BulkBatch)
+            if batch is not None:
+                self.batches[batch.id] = batch
 
     async def add_file(
         self,
@@ -249,7 +247,7 @@ class BulkStore:
 
     def of(self, owner: str) -> list[BulkBatch]:
         """Return an owner's batches, the newest first."""
-        batches = (stored.batch for stored in self.batches.values() if stored.owner == owner)
+        batches = (batch for batch in self.batches.values() if batch.owner == owner)
         return sorted(batches, key=lambda batch: (-batch.created_at, batch.id))
 
     def batch(self, owner: str, batch_id: str) -> BulkBatch:
@@ -258,17 +256,17 @@ class BulkStore:
         Raises:
             NotFoundError: The owner has no such batch.
         """
-        stored = self.batches.get(batch_id)
-        if stored is None or stored.owner != owner:
+        batch = self.batches.get(batch_id)
+        if batch is None or batch.owner != owner:
             raise NotFoundError(f"No such Batch object: {batch_id[:80]}")
-        return stored.batch
+        return batch
 
     def create(self, owner: str, key_id: str, new: NewBatch) -> BulkBatch:
         """Store a new batch.
 
         Raises:
             NotFoundError: The owner has no such file.
-            InvalidArgumentError: The path, the window or the metadata is not allowed.
+            InvalidArgumentError: The path or the window is not allowed.
             OverloadedError: The owner has too many batches.
         """
         window_s = duration_s(new.completion_window)
@@ -278,12 +276,6 @@ class BulkStore:
             paths = ", ".join(sorted(PATHS))
             msg = f"endpoint {new.endpoint[:80]!r} is not supported; use {paths}"
             raise InvalidArgumentError(msg)
-        metadata = new.metadata or {}
-        if len(metadata) > MAX_METADATA or any(
-            len(key) > _KEY_CHARS or len(value) > _VALUE_CHARS for key, value in metadata.items()
-        ):
-            msg = f"metadata has up to {MAX_METADATA} names of {_KEY_CHARS} characters and values"
-            raise InvalidArgumentError(f"{msg} of {_VALUE_CHARS}")
         if self.file(owner, new.input_file_id).purpose != BATCH_PURPOSE:
             msg = f"{new.input_file_id} has not the purpose {BATCH_PURPOSE!r}"
             raise InvalidArgumentError(msg)
@@ -294,44 +286,37 @@ class BulkStore:
         for old in [batch for batch in own if not batch.is_active][
             MAX_OWNER_BATCHES - MAX_ACTIVE :
         ]:
-            del self.batches[old.id]
-            self._record(owner, old.id).unlink(missing_ok=True)
+            self.work(self.batches.pop(old.id)).with_suffix(".json").unlink(missing_ok=True)
         now = self.clock.now()
         batch = BulkBatch(
             id=f"batch_{secrets.token_hex(12)}",
             **msgspec.structs.asdict(new),
             created_at=int(now),
             expires_at=int(now + window_s),
+            owner=owner,
+            key_id=key_id,
         )
-        self.save(StoredBatch(batch=batch, owner=owner, key_id=key_id))
-        return batch
+        make_private_dir(self._folder(owner) / "batches")
+        self.batches[batch.id] = batch
+        return self.change(batch.id)
 
     def change(self, batch_id: str, **fields: Any) -> BulkBatch:  # noqa: ANN401  # fields of the record
-        """Store a batch with other values and return it."""
-        stored = self.batches[batch_id]
-        batch = msgspec.structs.replace(stored.batch, **fields)
-        self.save(msgspec.structs.replace(stored, batch=batch))
+        """Store a batch with other values, and the time of a new status; return it."""
+        if "status" in fields:
+            fields[f"{fields['status']}_at"] = int(self.clock.now())
+        batch = msgspec.structs.replace(self.batches[batch_id], **fields)
+        write_atomic(self.work(batch).with_suffix(".json"), msgspec.json.encode(batch))
+        self.batches[batch_id] = batch
         return batch
 
     def show(self, batch_id: str, counts: RequestCounts) -> None:
         """Show a batch's progress, which its run has on the disk; the next change stores it."""
-        stored = self.batches[batch_id]
-        batch = msgspec.structs.replace(stored.batch, request_counts=counts)
-        self.batches[batch_id] = msgspec.structs.replace(stored, batch=batch)
+        batch = self.batches[batch_id]
+        self.batches[batch_id] = msgspec.structs.replace(batch, request_counts=counts)
 
-    def save(self, stored: StoredBatch) -> None:
-        """Store a batch."""
-        path = self._record(stored.owner, stored.batch.id)
-        make_private_dir(path.parent)
-        write_atomic(path, msgspec.json.encode(stored))
-        self.batches[stored.batch.id] = stored
-
-    def work(self, stored: StoredBatch) -> Path:
-        """Return the directory of a batch that runs."""
-        return self._record(stored.owner, stored.batch.id).with_suffix("")
-
-    def _record(self, owner: str, batch_id: str) -> Path:
-        return self._folder(owner) / "batches" / f"{batch_id}.json"
+    def work(self, batch: BulkBatch) -> Path:
+        """Return the directory of a batch that runs; its record is beside it."""
+        return self._folder(batch.owner) / "batches" / batch.id
 
     def _folder(self, owner: str) -> Path:
         if owner and not re.fullmatch(NAME_PATTERN, owner):

@@ -8,12 +8,12 @@ revoked when the run ends, and the run ends when the creator's key is revoked.
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -21,20 +21,17 @@ from headrace.control.base.faults import LOOP, Faults
 from headrace.control.base.journal import wait_for
 from headrace.control.jobs.bulk import (
     RESULTS_PURPOSE,
+    BulkBatch,
     BulkStore,
     RequestCounts,
-    StoredBatch,
 )
-from headrace.control.jobs.plan import Attempt
-from headrace.control.jobs.process import JobProcess, JobStarter, lease_clock
 from headrace.control.model.credentials import Credential
-from headrace.control.model.job_runs import JobRun, RunState
 from headrace.control.reconcile.caller_policy import BATCH_ACTOR, Keys, grants_of
-from headrace.core import Clock, HeadraceError
+from headrace.core import Clock, HeadraceError, UnavailableError
 from headrace.core.backoff import Backoff
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import make_private_dir, size_of
-from headrace.core.processes import python_module
+from headrace.core.processes import Exceeded, python_module, run
 from headrace.jobs.openai_lines import read_lines
 
 MAX_CONCURRENT: Final = 2
@@ -43,20 +40,14 @@ MAX_REQUESTS: Final = 50_000
 """Requests of a batch, as for OpenAI's API."""
 MAX_RESULT_BYTES: Final = 2 << 30
 """Bytes of the results of a batch."""
-MEMORY_LIMIT: Final = "2GiB"
+MAX_MEMORY_BYTES: Final = 2 << 30
 MAX_FAILURES: Final = 8
 AFTER_FAILURE: Final = Backoff(first_s=2.0, limit_s=300.0)
-_LEASE_S: Final = 30.0
 _POLL_S: Final = 1.0
-_END_S: Final = 5.0
-_KEY_GRACE_S: Final = 600.0
+_GRACE_S: Final = 600.0
+"""Seconds after the end of a batch's window in which its run writes the results."""
 _CONCURRENCY: Final = 16
 _LOG: Final = logging.getLogger("headrace.control")
-
-
-def bulk_command(run: JobRun) -> Sequence[str]:
-    """Return the command line of a batch's run, whose document has its arguments."""
-    return python_module("headrace.cli", *run.document["arguments"])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +56,6 @@ class BulkRunner:
 
     store: BulkStore
     keys: Keys
-    start: JobStarter
     home: Path
     clock: Clock
     faults: Faults
@@ -84,9 +74,9 @@ class BulkRunner:
                         # A killed control plane left the keys of its runs.
                         await self._revoke_keys(BATCH_ACTOR)
                     is_tidy = True
-                    for batch_id in self._due():
-                        self._running[batch_id] = self.store.batches[batch_id].owner
-                        group.create_task(self._carry_out(batch_id))
+                    for batch in self._due():
+                        self._running[batch.id] = batch.owner
+                        group.create_task(self._carry_out(batch.id))
                 await wait_for(self._wake, _POLL_S)
                 self._wake.clear()
 
@@ -94,175 +84,167 @@ class BulkRunner:
         """Start new batches and end cancelled ones now."""
         self._wake.set()
 
-    def cancel(self, owner: str, batch_id: str) -> None:
-        """Cancel a batch; results that it has are kept.
+    def cancel(self, owner: str, batch_id: str) -> BulkBatch:
+        """Cancel a batch and return it; results that it has are kept.
 
         Raises:
             NotFoundError: The owner has no such batch.
         """
         batch = self.store.batch(owner, batch_id)
         if batch.status in {"validating", "in_progress"}:
-            self.store.change(batch_id, status="cancelling", cancelling_at=self._now())
+            batch = self.store.change(batch_id, status="cancelling")
         self.wake()
+        return batch
 
-    def _due(self) -> list[str]:
+    def _due(self) -> list[BulkBatch]:
         """Return the batches to start now."""
         now = self.clock.now()
         waiting = [
-            stored
-            for stored in self.store.batches.values()
-            if stored.batch.is_active
-            and stored.batch.id not in self._running
-            and (stored.next_try_at <= now or stored.batch.status == "cancelling")
+            batch
+            for batch in self.store.batches.values()
+            if batch.is_active
+            and batch.id not in self._running
+            and (batch.next_try_at <= now or batch.status == "cancelling")
         ]
         owners = list(self._running.values())
-        due: list[str] = []
+        due: list[BulkBatch] = []
         while waiting and len(owners) < MAX_CONCURRENT:
-            first = min(waiting, key=lambda it: (owners.count(it.owner), it.batch.created_at))
+            first = min(waiting, key=lambda it: (owners.count(it.owner), it.created_at))
             waiting.remove(first)
             owners.append(first.owner)
-            due.append(first.batch.id)
+            due.append(first)
         return due
 
     async def _carry_out(self, batch_id: str) -> None:
+        """Carry a batch on until it is over, or a run fails."""
         try:
             with self.faults.contain("batch", batch_id):
-                await self._try(batch_id)
+                while (batch := self.store.batches[batch_id]).is_active:
+                    if not await self._advance(batch):
+                        return
+                shutil.rmtree(self.store.work(batch), ignore_errors=True)
         finally:
             self._running.pop(batch_id, None)
             self._wake.set()
 
-    async def _try(self, batch_id: str) -> None:
-        """Carry a batch through one attempt, and store its outcome."""
-        stored = self.store.batches[batch_id]
-        if stored.batch.status == "validating":
-            await self._validate(stored)
-        if self.store.batches[batch_id].batch.status == "in_progress":
-            attempt = await self._attempt(batch_id)
-            status = self.store.batches[batch_id].batch.status
-            if status == "in_progress":
-                if attempt is None or attempt.interrupted:
-                    return
-                if not attempt.ok:
-                    self._postpone(batch_id, attempt)
-                    return
-                self.store.change(batch_id, status="finalizing", finalizing_at=self._now())
-        if self.store.batches[batch_id].batch.status == "cancelling":
-            attempt = await self._attempt(batch_id, "--cancelled")
-            if attempt is None or attempt.interrupted:
-                return
-            if not attempt.ok:
-                self._fail(batch_id, "server_error", attempt.message)
-        if self.store.batches[batch_id].batch.status in {"finalizing", "cancelling"}:
-            self._finish(batch_id)
+    async def _advance(self, batch: BulkBatch) -> bool:
+        """Lead a batch to its next status; return False if its run failed and is tried later."""
+        match batch.status:
+            case "validating":
+                path = self.store.content(batch.owner, batch.input_file_id)
+                total = await asyncio.to_thread(_count, path)
+                if not 1 <= total <= MAX_REQUESTS:
+                    message = f"the input file has {total} requests, and not 1 to {MAX_REQUESTS}"
+                    self._fail(batch.id, "too_many_tasks" if total else "empty_file", message)
+                elif self._is_still(batch):
+                    counts = RequestCounts(total=total)
+                    self.store.change(batch.id, status="in_progress", request_counts=counts)
+            case "finalizing":
+                is_expired = self.clock.now() >= batch.expires_at
+                self._finish(batch, "expired" if is_expired else "completed")
+            case _:
+                try:
+                    await self._run(batch)
+                except HeadraceError as error:
+                    _LOG.warning("a batch failed", extra={"batch": batch.id, "error": str(error)})
+                    failures = batch.failures + 1
+                    if failures < MAX_FAILURES:
+                        next_try_at = self.clock.now() + AFTER_FAILURE.delay_s(failures)
+                        self.store.change(batch.id, failures=failures, next_try_at=next_try_at)
+                        return False
+                    self._fail(batch.id, "server_error", str(error))
+                else:
+                    if self._is_still(batch) and batch.status == "cancelling":
+                        self._finish(batch, "cancelled")
+                    elif self._is_still(batch):
+                        self.store.change(batch.id, status="finalizing")
+        return True
 
-    async def _validate(self, stored: StoredBatch) -> None:
-        """Begin a batch, or fail it if it has no requests or too many."""
-        batch_id = stored.batch.id
-        path = self.store.content(stored.owner, stored.batch.input_file_id)
-        total = await asyncio.to_thread(_count, path)
-        if not 1 <= total <= MAX_REQUESTS:
-            message = f"the input file has {total} requests, and not 1 to {MAX_REQUESTS}"
-            self._fail(batch_id, "too_many_tasks" if total else "empty_file", message)
-        elif self.store.batches[batch_id].batch.status == "validating":
-            self.store.change(
-                batch_id,
-                status="in_progress",
-                in_progress_at=self._now(),
-                request_counts=RequestCounts(total=total),
-            )
+    def _is_still(self, batch: BulkBatch) -> bool:
+        """Whether a batch was neither cancelled nor ended meanwhile."""
+        return self.store.batches[batch.id].status == batch.status
 
-    async def _attempt(self, batch_id: str, *more: str) -> Attempt | None:
-        """Run the command once; None if the batch has failed meanwhile.
+    async def _run(self, batch: BulkBatch) -> None:
+        """Run the command until it succeeds, or the batch has another status.
 
         Raises:
-            HeadraceError: The key or the process cannot be created.
+            HeadraceError: The key or the process cannot be created, or the command failed.
         """
-        stored = self.store.batches[batch_id]
-        creator = await self._creator(stored)
-        if stored.key_id and creator is None and not more:
-            self._fail(batch_id, "invalid_api_key", "the API key that created it is not valid")
-            return None
-        work = make_private_dir(self.store.work(stored))
+        work = make_private_dir(self.store.work(batch))
         arguments = [
             *("batch", "openai"),
-            str(self.store.content(stored.owner, stored.batch.input_file_id)),
+            str(self.store.content(batch.owner, batch.input_file_id)),
             f"--output={work / 'output.jsonl'}",
             f"--error-file={work / 'errors.jsonl'}",
-            f"--progress-file={work / 'progress.json'}",
-            f"--path={stored.batch.endpoint}",
-            f"--expires-at={stored.batch.expires_at}",
+            f"--path={batch.endpoint}",
+            f"--expires-at={batch.expires_at}",
             f"--concurrency={_CONCURRENCY}",
             f"--home={self.home}",
-            *more,
+            "--supervised",
         ]
-        key_file = work / "key"
+        left_s = max(batch.expires_at - self.clock.now(), 0.0) + _GRACE_S
+        key, actor = "", f"{BATCH_ACTOR}{batch.id}"
         try:
-            if creator is not None and not more:
-                left_s = max(stored.batch.expires_at - self.clock.now(), 0.0) + _KEY_GRACE_S
-                actor = f"{BATCH_ACTOR}{batch_id}"
+            if batch.status == "cancelling":
+                arguments.append("--cancelled")
+            elif batch.key_id:
+                creator = await self._creator(batch)
+                if creator is None:
+                    self._fail(
+                        batch.id, "invalid_api_key", "the API key that created it is not valid"
+                    )
+                    return
                 created = await self.keys.create(
                     creator.owner, grants_of(creator), expires_in_s=left_s, actor=actor
                 )
-                key_file.touch(mode=0o600)
-                key_file.write_text(created.text)
-                arguments.append(f"--key=@{key_file}")
-            else:
-                arguments.append("--key=")
-            run = JobRun(
-                id=batch_id,
-                job="openai",
-                moment=stored.batch.created_at,
-                state=RunState.RUNNING,
-                document={"arguments": arguments, "memory_limit": MEMORY_LIMIT},
-                output=str(work),
+                key = created.text
+            running = asyncio.create_task(
+                run(
+                    python_module("headrace.cli", *arguments),
+                    timeout_s=left_s,
+                    memory_bytes=MAX_MEMORY_BYTES,
+                    environment={**os.environ, "HEADRACE_API_KEY": key},
+                    on_line=lambda line: self._show(batch.id, line),
+                )
             )
-            return await self._follow(await self.start(run, lease_clock() + _LEASE_S), stored, work)
-        except HeadraceError as error:
-            return Attempt(message=str(error))
+            try:
+                while not (await asyncio.wait({running}, timeout=_POLL_S))[0]:
+                    await self._check(batch, work)
+                    if not self._is_still(batch):
+                        return
+            finally:
+                running.cancel()
+                await asyncio.wait({running})
         finally:
-            key_file.unlink(missing_ok=True)
             with contextlib.suppress(HeadraceError):
-                await self._revoke_keys(f"{BATCH_ACTOR}{batch_id}")
+                await self._revoke_keys(actor)
+        ended = running.result()
+        if ended.exceeded is not None:
+            limit = (
+                f"{left_s:g} s" if ended.exceeded is Exceeded.TIME else f"{MAX_MEMORY_BYTES} bytes"
+            )
+            raise UnavailableError(f"its run took more than {limit} and was ended")
+        if ended.status:
+            reason = ended.error.rpartition("\n")[2].removeprefix("headrace: ")
+            raise UnavailableError(reason or f"its run ended with status {ended.status}")
 
-    async def _follow(self, process: JobProcess, stored: StoredBatch, work: Path) -> Attempt | None:
-        """Follow a run to its end; end it if it is cancelled, or must not go on."""
-        batch_id = stored.batch.id
-        waiting = asyncio.create_task(process.wait())
-        failure: tuple[str, str] | None = None
-        is_cancelling = stored.batch.status == "cancelling"
-        try:
-            while not (await asyncio.wait({waiting}, timeout=_POLL_S))[0]:
-                process.extend(lease_clock() + _LEASE_S)
-                await self._show_progress(batch_id, work)
-                status = self.store.batches[batch_id].batch.status
-                failure = failure or await self._problem(stored, work)
-                if failure is not None or (status == "cancelling" and not is_cancelling):
-                    process.stop()
-        except asyncio.CancelledError:
-            process.stop()
-            await asyncio.wait({waiting}, timeout=_END_S)
-            raise
-        finally:
-            process.kill()
-        await self._show_progress(batch_id, work)
-        if failure is not None:
-            self._fail(batch_id, *failure)
-            return None
-        return waiting.result()
+    def _show(self, batch_id: str, line: bytes) -> bool:
+        with contextlib.suppress(*UNDECODABLE):
+            self.store.show(batch_id, msgspec.json.decode(line, type=RequestCounts))
+        return False
 
-    async def _problem(self, stored: StoredBatch, work: Path) -> tuple[str, str] | None:
-        """Return the code and the message of why a run must not go on; None if it may."""
-        if stored.key_id and await self._creator(stored) is None:
-            return "invalid_api_key", "the API key that created it is not valid any more"
-        size = size_of(work / ".output.jsonl.partial") + size_of(work / "output.jsonl")
-        if size > MAX_RESULT_BYTES:
-            return "too_many_results", f"its results have more than {MAX_RESULT_BYTES} bytes"
-        return None
+    async def _check(self, batch: BulkBatch, work: Path) -> None:
+        """Fail a batch whose run must not go on."""
+        if batch.key_id and await self._creator(batch) is None:
+            message = "the API key that created it is not valid any more"
+            self._fail(batch.id, "invalid_api_key", message)
+        elif size_of(work / ".output.jsonl.partial") > MAX_RESULT_BYTES:
+            message = f"its results have more than {MAX_RESULT_BYTES} bytes"
+            self._fail(batch.id, "too_many_results", message)
 
-    async def _creator(self, stored: StoredBatch) -> Credential | None:
+    async def _creator(self, batch: BulkBatch) -> Credential | None:
         """Return the key that created a batch, if it is valid."""
-        key = await self.keys.store.credential(stored.key_id) if stored.key_id else None
+        key = await self.keys.store.credential(batch.key_id)
         return key if key is not None and key.is_valid(self.clock.now()) else None
 
     async def _revoke_keys(self, actor: str) -> None:
@@ -272,52 +254,29 @@ class BulkRunner:
             if key.created_by.startswith(actor) and key.is_valid(now):
                 await self.keys.revoke(key, actor=key.created_by)
 
-    async def _show_progress(self, batch_id: str, work: Path) -> None:
-        with contextlib.suppress(OSError, *UNDECODABLE):
-            content = await asyncio.to_thread((work / "progress.json").read_bytes)
-            self.store.show(batch_id, msgspec.json.decode(content, type=RequestCounts))
-
-    def _postpone(self, batch_id: str, attempt: Attempt) -> None:
-        stored = self.store.batches[batch_id]
-        failures = stored.failures + 1
-        _LOG.warning("a batch failed", extra={"batch": batch_id, "error": attempt.message})
-        if attempt.final or failures >= MAX_FAILURES:
-            self._fail(batch_id, "server_error", attempt.message)
-            return
-        next_try_at = self.clock.now() + AFTER_FAILURE.delay_s(failures)
-        self.store.save(msgspec.structs.replace(stored, failures=failures, next_try_at=next_try_at))
-
     def _fail(self, batch_id: str, code: str, message: str) -> None:
         problem = {"code": code, "message": message[:1000], "line": None, "param": None}
-        errors = {"object": "list", "data": [problem]}
-        self.store.change(batch_id, status="failed", failed_at=self._now(), errors=errors)
-        shutil.rmtree(self.store.work(self.store.batches[batch_id]), ignore_errors=True)
+        self.store.change(batch_id, status="failed", errors={"object": "list", "data": [problem]})
 
-    def _finish(self, batch_id: str) -> None:
+    def _finish(self, batch: BulkBatch, status: str) -> None:
         """Make the results files, and store the final status; repeatable after a kill."""
-        stored = self.store.batches[batch_id]
-        batch, work = stored.batch, self.store.work(stored)
-        now = self._now()
-        status = "expired" if now >= batch.expires_at else "completed"
-        status = "cancelled" if batch.status == "cancelling" else status
-        changes: dict[str, Any] = {"status": status, f"{status}_at": now}
-        for field_name, name, suffix in (
-            ("output_file_id", "output.jsonl", "o"),
-            ("error_file_id", "errors.jsonl", "e"),
-        ):
-            file_id = f"file-{batch_id.removeprefix('batch_')}{suffix}"
-            record = self.store.find(stored.owner, file_id)
-            if record is None and size_of(work / name):
-                filename = f"{batch_id}_{name}"
-                record = self.store.keep(
-                    stored.owner, file_id, work / name, filename=filename, purpose=RESULTS_PURPOSE
+        file_ids = {}
+        for name, letter in (("output", "o"), ("errors", "e")):
+            path = self.store.work(batch) / f"{name}.jsonl"
+            file_id = f"file-{batch.id.removeprefix('batch_')}{letter}"
+            if size_of(path):
+                filename = f"{batch.id}_{path.name}"
+                self.store.keep(
+                    batch.owner, file_id, path, filename=filename, purpose=RESULTS_PURPOSE
                 )
-            changes[field_name] = None if record is None else record.id
-        self.store.change(batch_id, **changes)
-        shutil.rmtree(work, ignore_errors=True)
-
-    def _now(self) -> int:
-        return int(self.clock.now())
+            has_file = self.store.find(batch.owner, file_id) is not None
+            file_ids[name] = file_id if has_file else None
+        self.store.change(
+            batch.id,
+            status=status,
+            output_file_id=file_ids["output"],
+            error_file_id=file_ids["errors"],
+        )
 
 
 def _count(path: Path) -> int:

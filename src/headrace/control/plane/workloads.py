@@ -11,7 +11,7 @@ from headrace.control.features.materialize_plan import ViewPast
 from headrace.control.features.materializer import Materializer, materialize_view
 from headrace.control.features.skew_watch import SkewWatch, compare_served
 from headrace.control.jobs.bulk import BulkStore
-from headrace.control.jobs.bulk_runner import BulkRunner, bulk_command
+from headrace.control.jobs.bulk_runner import BulkRunner
 from headrace.control.jobs.process import JobStarter
 from headrace.control.jobs.scheduler import JobScheduler, Planner
 from headrace.control.local.driver import LocalDriver
@@ -48,7 +48,6 @@ class WorkloadsService:
         self.bulk: Final = BulkRunner(
             store=BulkStore(root=home.bulk, clock=clock),
             keys=reconciling.keys,
-            start=JobStarter(home=home.root, log=home.log_of("batches"), command=bulk_command),
             home=home.root,
             clock=clock,
             faults=faults,
