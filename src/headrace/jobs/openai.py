@@ -8,9 +8,10 @@ complete. After a kill, the same run continues with the lines that the journal d
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Final
 
@@ -26,13 +27,11 @@ from headrace.core import (
     InvalidArgumentError,
     UnavailableError,
 )
-from headrace.core.files import exclusive
+from headrace.core.files import exclusive, size_of
 from headrace.jobs.openai_lines import (
     MAX_ANSWER_BYTES,
     BatchCounts,
     BatchJournal,
-    LineError,
-    RefusedLineError,
     RequestLine,
     ResultCode,
     ResultLine,
@@ -43,24 +42,12 @@ from headrace.jobs.openai_lines import (
 )
 from headrace.protocol import error_from_http
 
-_BLOCK: Final = 1 << 20
 _RETRIED: Final = frozenset({429, 503})
 _UNAUTHENTICATED: Final = 401
 _DIGEST_CHARS: Final = 16
 _PROGRESS_INTERVAL_S: Final = 0.5
 _LINES_AT_ONCE: Final = 256
 """Lines that a task reads before others run."""
-
-
-def _digest(file: IO[bytes]) -> tuple[str, int]:
-    """Return a file's digest and the number of its lines, and go back to its beginning."""
-    digest, lines, last = hashlib.sha256(), 0, b"\n"
-    while block := file.read(_BLOCK):
-        digest.update(block)
-        lines += block.count(b"\n")
-        last = block[-1:]
-    file.seek(0)
-    return digest.hexdigest()[:_DIGEST_CHARS], lines + (last != b"\n")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,62 +86,53 @@ class OpenaiBatch:
         """
         if self.output == self.error_file:
             raise InvalidArgumentError("the error file must differ from the output")
+        journal = self.output.with_name(f".{self.output.name}.partial")
         try:
             file = self.input.open("rb")
         except OSError as error:
             raise InvalidArgumentError(f"{self.input}: {error.strerror}") from None
         try:
-            with file, self._exclusive_output():
-                await self._run(file)
+            with file, ExitStack() as lock:
+                try:
+                    lock.enter_context(exclusive(journal, timeout_s=0.0))
+                except UnavailableError:
+                    msg = f"another run writes {self.output}; wait for it, or choose another output"
+                    raise FailedPreconditionError(msg) from None
+                try:
+                    await self._run(file, journal)
+                    journal.unlink()
+                finally:
+                    if size_of(journal) == 0:
+                        journal.unlink(missing_ok=True)
         except OSError as error:
             msg = f"{error.filename or self.output}: {error.strerror or error}"
             raise FailedPreconditionError(msg) from error
         self.on_progress(self.counts)
         return self.counts
 
-    @property
-    def _journal(self) -> Path:
-        """The file of results while the batch runs."""
-        return self.output.with_name(f".{self.output.name}.partial")
-
-    @contextmanager
-    def _exclusive_output(self) -> Iterator[None]:
-        """Hold the lock on the output, which is that on its journal."""
-        journal = self._journal
-        try:
-            with exclusive(journal, timeout_s=0.0):
-                yield
-                if journal.exists() and journal.stat().st_size == 0:
-                    journal.unlink()
-        except UnavailableError as error:
-            if journal.name not in str(error):
-                raise
-            msg = f"another run writes {self.output}; wait for it, or choose another output"
-            raise FailedPreconditionError(msg) from None
-
-    async def _run(self, file: IO[bytes]) -> None:
+    async def _run(self, file: BufferedReader, path: Path) -> None:
         before = os.fstat(file.fileno())
-        digest, lines = _digest(file)
-        journal = BatchJournal(self._journal, digest, lines)
-        self.counts.total = sum(1 for _ in read_lines(file))
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_CHARS]
         file.seek(0)
+        last = 0
+        for last, _ in read_lines(file):  # noqa: B007  # the number of the last line
+            self.counts.total += 1
+        file.seek(0)
+        journal = BatchJournal(path, digest, last)
         if self._read_output(journal):
-            self._journal.unlink(missing_ok=True)
             return
         with journal.opened():
-            self.counts.resumed, self.counts.failed = journal.counts()
-            self.counts.completed = self.counts.resumed - self.counts.failed
+            self._resume(*journal.counts())
             await self._answer_all(file, journal)
             after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                msg = f"{self.input} changed during the run; remove {self._journal}"
+                msg = f"{self.input} changed during the run; remove {path}"
                 raise FailedPreconditionError(f"{msg}, and run the batch again")
             journal.write(self.output, self.error_file)
-        self._journal.unlink()
 
     def _read_output(self, journal: BatchJournal) -> bool:
         """Return whether an earlier run wrote the output; count its results."""
-        counts = self.counts
+        results = failed = 0
         paths = (self.output, self.error_file)
         for path in (path for path in paths if path is not None and path.exists()):
             with path.open("rb") as file:
@@ -163,16 +141,20 @@ class OpenaiBatch:
                     if result is None or journal.number_of(result) is None:
                         msg = f"{path} exists and is not the output of {self.input}"
                         raise FailedPreconditionError(f"{msg}; choose another name, or remove it")
-                    counts.resumed += 1
-                    counts.failed += result.is_failed
-        counts.completed = counts.resumed - counts.failed
+                    results += 1
+                    failed += result.is_failed
         if not self.output.exists():  # killed between its error file and the output
-            counts.resumed = counts.failed = counts.completed = 0
             return False
-        if counts.resumed != counts.total:
-            msg = f"{self.output} has {counts.resumed} results for {counts.total} requests"
+        if results != self.counts.total:
+            msg = f"{self.output} has {results} results for {self.counts.total} requests"
             raise FailedPreconditionError(f"{msg}; name its error file, or remove it")
+        self._resume(results, failed)
         return True
+
+    def _resume(self, results: int, failed: int) -> None:
+        """Count the results of an earlier run."""
+        counts = self.counts
+        counts.resumed, counts.failed, counts.completed = results, failed, results - failed
 
     async def _answer_all(self, file: IO[bytes], journal: BatchJournal) -> None:
         requests = read_requests(file, path=self.path)
@@ -182,8 +164,7 @@ class OpenaiBatch:
                 if number % _LINES_AT_ONCE == 0:
                     await asyncio.sleep(0)
                 if not journal.has(number):
-                    line_id = journal.id_of(number)
-                    self._add(journal, number, await self._result(line_id, line))
+                    self._add(journal, number, await self._result(line))
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -203,23 +184,22 @@ class OpenaiBatch:
             self._shown_at = now
             self.on_progress(self.counts)
 
-    async def _result(self, line_id: str, line: RequestLine | RefusedLineError) -> ResultLine:
+    async def _result(self, line: RequestLine | ResultLine) -> ResultLine:
         """Return the result of a line, after as many attempts as it takes."""
+        if isinstance(line, ResultLine):
+            return line
         expires_at = self.expires_at
         left_s = None if expires_at is None else expires_at - self.clock.now()
         code, message = ResultCode.BATCH_EXPIRED, "the batch expired before the request ended"
-        if isinstance(line, RefusedLineError):
-            code, message = line.reason, str(line)
-        elif self.is_cancelled:
+        if self.is_cancelled:
             code, message = ResultCode.BATCH_CANCELLED, "the batch was cancelled"
         elif left_s is None or left_s > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
-                    return await self._answer(line_id, line)
-        error = LineError(code=code, message=message)
-        return ResultLine(id=line_id, custom_id=line.custom_id, error=error)
+                    return await self._answer(line)
+        return ResultLine.without_answer(line.custom_id, code, message)
 
-    async def _answer(self, line_id: str, line: RequestLine) -> ResultLine:
+    async def _answer(self, line: RequestLine) -> ResultLine:
         message = HttpMessage(
             method="POST",
             path=line.url,
@@ -231,7 +211,7 @@ class OpenaiBatch:
 
         def read(reply: HttpReply) -> ResultLine:
             nonlocal refusal
-            result = read_reply(line_id, line.custom_id, reply)
+            result = read_reply(line.custom_id, reply)
             is_refused = reply.status == _UNAUTHENTICATED and not self._is_authenticated
             if reply.status not in _RETRIED and not is_refused:
                 self._is_authenticated = True
@@ -249,11 +229,11 @@ class OpenaiBatch:
         try:
             return await run_async(conversation, self.transport, pause=pause)
         except DeadlineExceededError as error:
-            failure = LineError(code=ResultCode.REQUEST_TIMEOUT, message=str(error))
+            code, text = ResultCode.REQUEST_TIMEOUT, str(error)
         except ProtocolError as error:
-            failure = LineError(code=ResultCode.INVALID_RESPONSE, message=str(error))
+            code, text = ResultCode.INVALID_RESPONSE, str(error)
         except HeadraceError:
             if refusal is None:
                 raise
             return refusal
-        return ResultLine(id=line_id, custom_id=line.custom_id, error=failure)
+        return ResultLine.without_answer(line.custom_id, code, text)

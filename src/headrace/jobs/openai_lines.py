@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Annotated, Final, Literal
 
 import msgspec
 
 from headrace.client.http_transport import HttpReply
-from headrace.core import FailedPreconditionError, InvalidArgumentError
+from headrace.core import FailedPreconditionError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import replacing_output
 
@@ -52,8 +52,8 @@ class ResultCode(StrEnum):
 class RequestLine(msgspec.Struct, frozen=True, kw_only=True):
     """Request of an input line; `body` is as it was written."""
 
-    custom_id: str
-    method: str
+    custom_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CUSTOM_ID)]
+    method: Literal["POST"]
     url: str
     body: msgspec.Raw
 
@@ -76,10 +76,15 @@ class LineError(msgspec.Struct, frozen=True, kw_only=True):
 class ResultLine(msgspec.Struct, frozen=True, kw_only=True):
     """Result of an input line; its `id` ends with the line's number, from 1."""
 
-    id: str
+    id: str = ""
     custom_id: str | None
     response: LineAnswer | None = None
     error: LineError | None = None
+
+    @classmethod
+    def without_answer(cls, custom_id: str | None, code: ResultCode, message: str) -> "ResultLine":
+        """Return the result of a line without an answer; the journal adds its id."""
+        return cls(custom_id=custom_id, error=LineError(code=code, message=message))
 
     @property
     def is_failed(self) -> bool:
@@ -92,63 +97,36 @@ class _Streamed(msgspec.Struct):
 
 
 class _CustomId(msgspec.Struct):
-    custom_id: msgspec.Raw = msgspec.Raw(b"null")
+    custom_id: object = None
 
 
-class RefusedLineError(InvalidArgumentError):
-    """An input line is no request; `custom_id` is None if it has none."""
-
-    def __init__(self, reason: ResultCode, message: str, custom_id: str | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.custom_id = custom_id
-
-
-def parse_line(line: bytes, *, path: str = "") -> RequestLine:
-    """Return the request of an input line.
+def parse_line(line: bytes, *, path: str = "") -> RequestLine | ResultLine:
+    """Return the request of an input line, or why it is refused.
 
     Args:
         path: The only path that lines may call; empty for any of `PATHS`.
-
-    Raises:
-        RefusedLineError: The line is no such request.
     """
     try:
         line.decode()  # msgspec does not check strings that it skips
-        custom_id = msgspec.json.decode(line, type=_CustomId).custom_id
+        value = msgspec.json.decode(line, type=_CustomId).custom_id
     except UNDECODABLE as error:
         message = f"the line is not a JSON object: {error}"
-        raise RefusedLineError(ResultCode.INVALID_JSON_LINE, message) from None
+        return ResultLine.without_answer(None, ResultCode.INVALID_JSON_LINE, message)
+    custom_id = value[:MAX_CUSTOM_ID] if isinstance(value, str) else None
+    code = ResultCode.INVALID_REQUEST
     try:
         request = msgspec.json.decode(line, type=RequestLine)
+        is_stream = msgspec.json.decode(request.body, type=_Streamed).stream
     except UNDECODABLE as error:
-        message = f"the line needs custom_id, method, url and body: {error}"
-        raise RefusedLineError(ResultCode.INVALID_REQUEST, message, _text(custom_id)) from None
-    reason, problem = ResultCode.INVALID_REQUEST, ""
-    if not 1 <= len(request.custom_id) <= MAX_CUSTOM_ID:
-        problem = f"custom_id has 1 to {MAX_CUSTOM_ID} characters"
-    elif request.method != "POST":
-        problem = f"method {request.method[:20]!r} is not supported; use POST"
-    elif request.url not in PATHS or request.url != (path or request.url):
-        reason = ResultCode.URL_MISMATCH
-        allowed = path or ", ".join(sorted(PATHS))
-        problem = f"url {request.url[:80]!r} is not allowed; use {allowed}"
-    else:
-        try:
-            if msgspec.json.decode(request.body, type=_Streamed).stream:
-                problem = "stream is not possible in a batch; remove it from the body"
-        except UNDECODABLE as error:
-            problem = f"body is not a valid request: {error}"
-    if problem:
-        raise RefusedLineError(reason, problem, request.custom_id[:MAX_CUSTOM_ID])
+        message = f"the line is not a request with custom_id, method, url and body: {error}"
+        return ResultLine.without_answer(custom_id, code, message)
+    if is_stream:
+        message = "stream is not possible in a batch; remove it from the body"
+        return ResultLine.without_answer(custom_id, code, message)
+    if request.url not in PATHS or request.url != (path or request.url):
+        message = f"url {request.url[:80]!r} is not allowed; use {path or ', '.join(sorted(PATHS))}"
+        return ResultLine.without_answer(custom_id, ResultCode.URL_MISMATCH, message)
     return request
-
-
-def _text(value: msgspec.Raw) -> str | None:
-    try:
-        return msgspec.json.decode(value, type=str)[:MAX_CUSTOM_ID]
-    except UNDECODABLE:
-        return None
 
 
 def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
@@ -172,30 +150,28 @@ def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
 
 def read_requests(
     file: IO[bytes], *, path: str = ""
-) -> Iterator[tuple[int, RequestLine | RefusedLineError]]:
+) -> Iterator[tuple[int, RequestLine | ResultLine]]:
     """Yield each line's number and its request, or why it is refused; `path` as in `parse_line`."""
     digests: set[bytes] = set()
     for number, line in read_lines(file):
         if line is None:
             message = f"the line is longer than {MAX_LINE_BYTES} bytes"
-            yield number, RefusedLineError(ResultCode.INVALID_REQUEST, message)
+            yield number, ResultLine.without_answer(None, ResultCode.INVALID_REQUEST, message)
             continue
-        try:
-            request = parse_line(line, path=path)
-        except RefusedLineError as error:
-            yield number, error
-            continue
-        digest = hashlib.blake2b(request.custom_id.encode(), digest_size=16).digest()
-        if digest in digests:
-            message = "an earlier line has the same custom_id"
-            reason = ResultCode.DUPLICATE_CUSTOM_ID
-            yield number, RefusedLineError(reason, message, request.custom_id)
-            continue
-        digests.add(digest)
+        request = parse_line(line, path=path)
+        if isinstance(request, RequestLine):
+            digest = hashlib.blake2b(request.custom_id.encode(), digest_size=16).digest()
+            if digest in digests:
+                request = ResultLine.without_answer(
+                    request.custom_id,
+                    ResultCode.DUPLICATE_CUSTOM_ID,
+                    "an earlier line has the same custom_id",
+                )
+            digests.add(digest)
         yield number, request
 
 
-def read_reply(line_id: str, custom_id: str, reply: HttpReply) -> ResultLine:
+def read_reply(custom_id: str, reply: HttpReply) -> ResultLine:
     """Return the result of a line from the server's reply.
 
     The answer keeps the server's bytes, so that numbers have the same digits.
@@ -206,8 +182,7 @@ def read_reply(line_id: str, custom_id: str, reply: HttpReply) -> ResultLine:
         msgspec.json.decode(body, type=msgspec.Raw)
     except UNDECODABLE:
         message = f"the answer with status {reply.status} is not JSON"
-        error = LineError(code=ResultCode.INVALID_RESPONSE, message=message)
-        return ResultLine(id=line_id, custom_id=custom_id, error=error)
+        return ResultLine.without_answer(custom_id, ResultCode.INVALID_RESPONSE, message)
     # Valid JSON has line ends between values only.
     flat = body.strip().replace(b"\r", b" ").replace(b"\n", b" ")
     answer = LineAnswer(
@@ -215,7 +190,7 @@ def read_reply(line_id: str, custom_id: str, reply: HttpReply) -> ResultLine:
         request_id=reply.headers.get("x-request-id", ""),
         body=msgspec.Raw(flat),
     )
-    return ResultLine(id=line_id, custom_id=custom_id, response=answer)
+    return ResultLine(custom_id=custom_id, response=answer)
 
 
 def read_result(line: bytes) -> ResultLine | None:
@@ -296,10 +271,6 @@ class BatchJournal:
         number = int(digits)
         return number if 1 <= number < len(self._offsets) else None
 
-    def id_of(self, number: int) -> str:
-        """Return the id of a line's result."""
-        return f"{self._prefix}{number:08d}"
-
     def has(self, number: int) -> bool:
         """Whether the line has a result."""
         return self._offsets[number] != 0
@@ -310,8 +281,9 @@ class BatchJournal:
         return has_result, sum(offset < 0 for offset in self._offsets)
 
     def append(self, number: int, result: ResultLine) -> None:
-        """Add a line's result; after a kill it is there whole or not at all."""
+        """Add a line's result with its id; after a kill it is there whole or not at all."""
         assert self._file is not None
+        result = msgspec.structs.replace(result, id=f"{self._prefix}{number:08d}")
         line = msgspec.json.encode(result) + b"\n"
         self._file.write(line)
         self._file.flush()
