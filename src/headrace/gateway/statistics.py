@@ -60,6 +60,10 @@ _GRPC_NO_ANSWER: Final = frozenset({0, 1})  # OK; CANCELLED: the caller left
 _GRPC_CANCELLED: Final = "1"
 
 
+_NUMBERS: Final = ("requests", "errors", "rejections", "abandoned")
+_HISTOGRAMS: Final = ("latency", "per_token", "output_tokens")
+
+
 class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of one arm by its split since Envoy started, by outcome, and their latencies.
 
@@ -91,21 +95,12 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     def since(self, before: "ArmStatistics") -> "ArmStatistics":
         """Return the counts since `before`; all counts if they were reset meanwhile."""
-        more = ArmStatistics(
-            requests=self.requests - before.requests,
-            errors=self.errors - before.errors,
-            rejections=self.rejections - before.rejections,
-            abandoned=self.abandoned - before.abandoned,
-            latency=_more(self.latency, before.latency),
-            per_token=_more(self.per_token, before.per_token),
-            output_tokens=_more(self.output_tokens, before.output_tokens),
-        )
-        numbers = (more.requests, more.errors, more.rejections, more.abandoned)
-        histograms = (more.latency, more.per_token, more.output_tokens)
-        is_reset = min(numbers) < 0 or any(
-            count < 0 for histogram in histograms for count in histogram.values()
-        )
-        return self if is_reset else more
+        numbers = {name: getattr(self, name) - getattr(before, name) for name in _NUMBERS}
+        histograms = {
+            name: _more(getattr(self, name), getattr(before, name)) for name in _HISTOGRAMS
+        }
+        counts = [*numbers.values(), *(n for more in histograms.values() for n in more.values())]
+        return self if min(counts) < 0 else msgspec.structs.replace(self, **numbers, **histograms)
 
     def plus(self, other: "ArmStatistics") -> "ArmStatistics":
         """Return the sum of both, limited to the largest number that can be stored."""
@@ -216,24 +211,16 @@ def read_all(answer: bytes, endpoints: Collection[str]) -> tuple[Mapping[Arm, Ar
 def _read(
     answer: bytes, arm_of: Callable[[re.Match[str]], Arm | None]
 ) -> tuple[Mapping[Arm, ArmStatistics], int]:
-    tallies: dict[Arm, _Tally] = {}
+    arms: dict[Arm, ArmStatistics] = {}
     total = 0
     for histogram in _histograms(answer):
         total += sum(bin_.count for bin_ in histogram.totals)
         match = _NAME.fullmatch(histogram.name)
         arm = None if match is None else arm_of(match)
-        if match is None or arm is None:
-            continue
-        tally = tallies.setdefault(arm, _Tally())
-        match match["kind"]:
-            case "token":
-                tally.per_token.update(_buckets(histogram.totals, _MICRO_S))
-            case "length":
-                tally.output_tokens.update(_buckets(histogram.totals, 1.0))
-            case kind:
-                unit_s = _MILLI_S if kind == "ms" else _MICRO_S
-                tally.add(histogram.totals, unit_s, int(match["code"]), match["grpc"])
-    return {arm: tally.statistics() for arm, tally in tallies.items()}, total
+        if match is not None and arm is not None:
+            more = _counted(histogram.totals, match)
+            arms[arm] = arms[arm].plus(more) if arm in arms else more
+    return arms, total
 
 
 class _Bin(msgspec.Struct, frozen=True):
@@ -264,37 +251,24 @@ def _histograms(answer: bytes) -> Iterator[_Histogram]:
         yield from entry.histograms.details
 
 
-@dataclass(slots=True)
-class _Tally:
-    requests: int = 0
-    errors: int = 0
-    rejections: int = 0
-    abandoned: int = 0
-    buckets: Counter[Bucket] = field(default_factory=Counter)
-    per_token: Counter[Bucket] = field(default_factory=Counter)
-    output_tokens: Counter[Bucket] = field(default_factory=Counter)
-
-    def add(self, bins: Sequence[_Bin], unit_s: float, code: int, grpc: str) -> None:
-        count = sum(bin_.count for bin_ in bins)
-        self.requests += count
-        if is_error(code, grpc):
-            self.errors += count
-        elif is_rejection(code, grpc):
-            self.rejections += count
-        elif is_abandoned(code, grpc):
-            self.abandoned += count
-        self.buckets.update(_buckets(bins, unit_s))
-
-    def statistics(self) -> ArmStatistics:
-        return ArmStatistics(
-            requests=self.requests,
-            errors=self.errors,
-            rejections=self.rejections,
-            abandoned=self.abandoned,
-            latency=dict(self.buckets),
-            per_token=dict(self.per_token),
-            output_tokens=dict(self.output_tokens),
-        )
+def _counted(bins: Sequence[_Bin], match: re.Match[str]) -> ArmStatistics:
+    """Return what a histogram says of its arm, by the parts of its name."""
+    match match["kind"]:
+        case "token":
+            return ArmStatistics(per_token=_buckets(bins, _MICRO_S))
+        case "length":
+            return ArmStatistics(output_tokens=_buckets(bins, 1.0))
+        case kind:
+            latency = _buckets(bins, _MILLI_S if kind == "ms" else _MICRO_S)
+    count, code, grpc = sum(bin_.count for bin_ in bins), int(match["code"]), match["grpc"]
+    failed, rejected = is_error(code, grpc), is_rejection(code, grpc)
+    return ArmStatistics(
+        requests=count,
+        errors=count * failed,
+        rejections=count * rejected,
+        abandoned=count * (is_abandoned(code, grpc) and not failed and not rejected),
+        latency=latency,
+    )
 
 
 def _buckets(bins: Sequence[_Bin], unit: float) -> dict[Bucket, int]:
@@ -506,17 +480,15 @@ class TokenStatistics:
 
 def read_token_times(answer: bytes) -> Mapping[str, Mapping[Arm, Mapping[Bucket, int]]]:
     """Return the response to `TOKEN_TIMES`; arms with a role are part of their version."""
-    tallies: dict[str, dict[Arm, _Tally]] = {name: {} for name in _TOKEN_TIMES}
+    times: dict[str, dict[Arm, Counter[Bucket]]] = {name: {} for name in _TOKEN_TIMES}
     for histogram in _histograms(answer):
         _, name, _, cluster = histogram.name.split(".", 3)
         arm = arm_of(cluster)
         if arm is not None:
             version = (arm[0], arm[1].partition("~")[0])
-            tallies[name].setdefault(version, _Tally()).add(histogram.totals, _MICRO_S, 0, "")
-    return {
-        name: {arm: dict(tally.buckets) for arm, tally in of_arms.items()}
-        for name, of_arms in tallies.items()
-    }
+            of_version = times[name].setdefault(version, Counter())
+            of_version.update(_buckets(histogram.totals, _MICRO_S))
+    return times
 
 
 def read_tokens(counters: Mapping[str, str | int]) -> tuple[TokenUse, ...]:
