@@ -42,29 +42,24 @@ def increase(now: TokenReading, before: TokenReading | None, day: str) -> list[T
     return uses
 
 
-@dataclass(frozen=True, slots=True)
-class _Poll:
-    """Counts of a gateway that this process read, by monotonic time."""
-
-    epoch: str
-    began_at: float
-    tokens: int
-    """Input and output tokens since the gateway's start."""
-    tokens_per_s: float
-    """Since the poll before."""
-
-
 @dataclass(slots=True)
 class _Gateway:
     """A gateway as far as it was read."""
 
     stored: TokenReading | None
     """Its counts that are in the state."""
-    newest: _Poll | None = None
-    away_since: float | None = None
-    """Monotonic time of the first poll that failed after `newest`."""
     report: EnvoyCounts | None = None
     """The newest report that was added, of an agent."""
+    epoch: str = ""
+    """Run of its Envoy at this process's newest poll; empty before."""
+    began_at: float = 0.0
+    """Monotonic time of that poll."""
+    tokens: int = 0
+    """Input and output tokens since the start of that run."""
+    tokens_per_s: float = 0.0
+    """Since the poll before."""
+    away_since: float | None = None
+    """Monotonic time of the first poll that failed after the newest."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -176,17 +171,15 @@ class TokenLedger(ReplicaPoller[RequestHistory]):
     async def _compare(self, name: str, now: TokenReading, began_at: float) -> None:
         """Report the tokens that were lost since the newest poll, which becomes this one."""
         gateway = self._gateways[name]
-        before, away_since = gateway.newest, gateway.away_since
-        tokens = sum(use.input + use.output for use in now.counts)
-        goes_on = before is not None and before.epoch == now.epoch
-        rate = 0.0
-        if before is not None and goes_on and began_at > before.began_at:
-            rate = (tokens - before.tokens) / (began_at - before.began_at)
-        gateway.newest, gateway.away_since = _Poll(now.epoch, began_at, tokens, rate), None
-        if before is None or goes_on:
+        earlier, passed_s = gateway.epoch, began_at - gateway.began_at
+        lost_s = max((gateway.away_since or began_at) - gateway.began_at, 0.0)
+        about = math.ceil(lost_s * gateway.tokens_per_s)
+        before, gateway.tokens = gateway.tokens, sum(use.input + use.output for use in now.counts)
+        goes_on = earlier == now.epoch and passed_s > 0
+        gateway.tokens_per_s = (gateway.tokens - before) / passed_s if goes_on else 0.0
+        gateway.epoch, gateway.began_at, gateway.away_since = now.epoch, began_at, None
+        if earlier in {"", now.epoch}:
             return
-        lost_s = max((away_since or began_at) - before.began_at, 0.0)
-        about = math.ceil(lost_s * before.tokens_per_s)
         subject = "the gateway" if name == self.gateway else f"gateway '{name.partition(':')[2]}'"
         message = (
             f"{subject} ended: tokens of up to {lost_s:.1f} s before are not counted, about "
