@@ -152,11 +152,17 @@ class BulkStore:
 
         Raises:
             PayloadTooLargeError: The file, or all files of the owner, would be too large.
+            FailedPreconditionError: The owner has too many files.
             OverloadedError: The disk is almost full.
         """
         folder = make_private_dir(self._folder(owner) / "files")
-        self._check_room(owner)
-        used = self._used_bytes(owner)
+        if shutil.disk_usage(self.root).free < MIN_FREE_BYTES:
+            msg = f"the disk of the gateway has less than {MIN_FREE_BYTES} bytes left"
+            raise OverloadedError(msg, retry_after_s=60.0)
+        if len(list(folder.glob("*.json"))) >= MAX_OWNER_FILES:
+            msg = f"there are {MAX_OWNER_FILES} files already; delete some"
+            raise FailedPreconditionError(msg)
+        used = sum(size_of(path) for path in folder.parent.rglob("*") if path.is_file())
         file_id = f"file-{secrets.token_hex(12)}"
         path, size = folder / f"{file_id}.part", 0
         try:
@@ -174,17 +180,6 @@ class BulkStore:
         finally:
             self._incoming[owner] = self._incoming.get(owner, 0) - size
             path.unlink(missing_ok=True)
-
-    def _check_room(self, owner: str) -> None:
-        if shutil.disk_usage(self.root).free < MIN_FREE_BYTES:
-            msg = f"the disk of the gateway has less than {MIN_FREE_BYTES} bytes left"
-            raise OverloadedError(msg, retry_after_s=60.0)
-        if len(list((self._folder(owner) / "files").glob("*.json"))) >= MAX_OWNER_FILES:
-            msg = f"there are {MAX_OWNER_FILES} files already; delete some"
-            raise FailedPreconditionError(msg)
-
-    def _used_bytes(self, owner: str) -> int:
-        return sum(size_of(path) for path in self._folder(owner).rglob("*") if path.is_file())
 
     def keep(
         self, owner: str, file_id: str, path: Path, *, filename: str, purpose: str
