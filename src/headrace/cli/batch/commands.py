@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
@@ -27,7 +28,7 @@ from headrace.cli.base.options import (
 )
 from headrace.cli.base.output import columns, say, write, write_json
 from headrace.cli.batch.jobs import cancel, list_, runs, start
-from headrace.cli.batch.openai import openai
+from headrace.cli.batch.openai import open_embeddings, openai
 from headrace.core import NotFoundError, NullPolicy
 from headrace.jobs.messages import ErrorsTo, FileFormat
 
@@ -305,12 +306,10 @@ def embed(
 
         headrace batch embed 'docs/*.parquet' --column text --endpoint encoder -o vectors --keys id
     """
-    from headrace.cli.batch.embed import embedding_loader
     from headrace.cli.batch.run import run_batch
     from headrace.core.encoders import TEXT
 
     target = plane.target()
-    load = embedding_loader(options, caller, url=url, target=target)
     run_options = RunOptions(
         output=options.output,
         model=options.endpoint,
@@ -328,6 +327,7 @@ def embed(
         chunk_rows=options.texts,
         workers=options.concurrency,
     )
+    load = partial(open_embeddings, options, caller, url=url, target=target)
     _run_to_end(lambda: run_batch(run_options, target, load=load), json=json)
 
 

@@ -1,8 +1,9 @@
-"""`headrace batch openai`: a file of OpenAI requests, answered through the gateway."""
+"""Requests of OpenAI's API through the gateway: `headrace batch openai`, the model of `embed`."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import asyncio
+import hashlib
 import signal
 import sys
 from collections.abc import Callable
@@ -25,7 +26,10 @@ from headrace.cli.base.options import (
 from headrace.cli.base.output import progress_bar, say, write_json
 
 if TYPE_CHECKING:
+    from headrace.cli.batch.commands import EmbedOptions
+    from headrace.cli.batch.model import Chosen
     from headrace.client.credentials import ConnectionOptions, ServerAddress
+    from headrace.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,3 +200,48 @@ def openai(
         say(f"{counts.failed:,} requests failed; see {location}")
     if counts.retries:
         say(f"{counts.retries:,} retries")
+
+
+def open_embeddings(
+    options: "EmbedOptions",
+    caller: CallerOptions,
+    *,
+    url: str | None,
+    target: "connection.CommandTarget",
+) -> "tuple[Chosen, Scorer]":
+    """Return the endpoint of `headrace batch embed` as a model, as the run's record describes it.
+
+    A resumed run needs the same endpoint, and vectors of the same size. The version is not part of
+    the description, because the gateway chooses it for each request.
+    """
+    from headrace.cli.batch.model import Chosen
+    from headrace.client.conversation import Attempts
+    from headrace.client.wires import blocking_transport
+    from headrace.core import ReplicaSettings, SystemClock
+    from headrace.core.encoders import EMBEDDING
+    from headrace.jobs.embeddings import EmbeddingsEndpoint
+    from headrace.jobs.messages import JobModel
+
+    server, connections = gateway_connection(url, caller, lambda: target)
+    scorer = EmbeddingsEndpoint(
+        transport=blocking_transport(server, connections),
+        endpoint=options.endpoint,
+        dimensions=options.dimensions,
+        attempts=Attempts.of_offline_run(
+            timeout_s=options.timeout_s,
+            retry_for_s=options.retry_for_s,
+            clock=SystemClock(),
+            random=Random(),  # noqa: S311  # jitter, no secret
+        ),
+    ).load()
+    output = scorer.signature.output(EMBEDDING)
+    assert output is not None
+    words = f"{options.endpoint} {output.shape[1]}"
+    model = JobModel(
+        reference=options.endpoint,
+        version="",
+        digest=f"sha256:{hashlib.sha256(words.encode()).hexdigest()}",
+        runtime="openai",
+    )
+    settings = ReplicaSettings(model_name=options.endpoint, model_version="", path="")
+    return Chosen(job_model=model, settings=settings), scorer
