@@ -5,7 +5,7 @@ files and batches only. Callers with tokens and certificates are refused: a batc
 creator has left, with the rights of a key that can be revoked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -203,21 +203,17 @@ def page(items: Sequence[BulkFile | BulkBatch], *, after: str, limit: int) -> di
 
 
 def _add_errors(api: FastAPI) -> None:
-    def respond(error: HeadraceError, headers: Mapping[str, str] | None = None) -> Response:
-        status = http_status(error)
-        more = dict(headers or {})
-        if error.retry_after_s is not None:
-            more["retry-after"] = str(max(round(error.retry_after_s), 1))
-        return Response(encode_openai_error(error, status), status, more, media_type=_JSON)
-
     @api.exception_handler(HeadraceError)
     async def headrace_error(_request: Request, error: HeadraceError) -> Response:
-        return respond(error)
+        status, headers = http_status(error), {}
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(max(round(error.retry_after_s), 1))
+        return Response(encode_openai_error(error, status), status, headers, media_type=_JSON)
 
     @api.exception_handler(RequestValidationError)
-    async def malformed(_request: Request, error: RequestValidationError) -> Response:
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
         text = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
-        return respond(InvalidArgumentError(text[:1000]))
+        return await headrace_error(request, InvalidArgumentError(text[:1000]))
 
     @api.exception_handler(HTTPException)
     @api.exception_handler(404)
