@@ -7,6 +7,7 @@ import hashlib
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -140,6 +141,9 @@ def openai(
     from headrace.jobs.openai import OpenaiBatch
     from headrace.jobs.openai_lines import BatchCounts
 
+    if options.supervised:  # the kernel ends it before processes that answer requests
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     server, connections = gateway_connection(url, caller, plane.target)
     with progress_bar(requests.name, None) as update:
 

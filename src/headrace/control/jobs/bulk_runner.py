@@ -142,7 +142,7 @@ class BulkRunner:
             case "finalizing":
                 is_expired = self.clock.now() >= batch.expires_at
                 self._finish(batch, "expired" if is_expired else "completed")
-            case _:
+            case _:  # in_progress, cancelling
                 try:
                     await self._run(batch)
                 except HeadraceError as error:
@@ -190,9 +190,6 @@ class BulkRunner:
             elif batch.key_id:
                 creator = await self._creator(batch)
                 if creator is None:
-                    self._fail(
-                        batch.id, "invalid_api_key", "the API key that created it is not valid"
-                    )
                     return
                 created = await self.keys.create(
                     creator.owner, grants_of(creator), expires_in_s=left_s, actor=actor
@@ -209,7 +206,11 @@ class BulkRunner:
             )
             try:
                 while not (await asyncio.wait({running}, timeout=_POLL_S))[0]:
-                    await self._check(batch, work)
+                    if batch.key_id:
+                        await self._creator(batch)
+                    if size_of(work / ".output.jsonl.partial") > MAX_RESULT_BYTES:
+                        message = f"its results have more than {MAX_RESULT_BYTES} bytes"
+                        self._fail(batch.id, "too_many_results", message)
                     if not self._is_still(batch):
                         return
             finally:
@@ -220,10 +221,11 @@ class BulkRunner:
                 await self._revoke_keys(actor)
         ended = running.result()
         if ended.exceeded is not None:
-            limit = (
-                f"{left_s:g} s" if ended.exceeded is Exceeded.TIME else f"{MAX_MEMORY_BYTES} bytes"
-            )
-            raise UnavailableError(f"its run took more than {limit} and was ended")
+            limits = {
+                Exceeded.TIME: f"{left_s:.0f} s",
+                Exceeded.MEMORY: f"{MAX_MEMORY_BYTES} bytes",
+            }
+            raise UnavailableError(f"its run took more than {limits[ended.exceeded]}")
         if ended.status:
             reason = ended.error.rpartition("\n")[2].removeprefix("headrace: ")
             raise UnavailableError(reason or f"its run ended with status {ended.status}")
@@ -233,19 +235,14 @@ class BulkRunner:
             self.store.show(batch_id, msgspec.json.decode(line, type=RequestCounts))
         return False
 
-    async def _check(self, batch: BulkBatch, work: Path) -> None:
-        """Fail a batch whose run must not go on."""
-        if batch.key_id and await self._creator(batch) is None:
-            message = "the API key that created it is not valid any more"
-            self._fail(batch.id, "invalid_api_key", message)
-        elif size_of(work / ".output.jsonl.partial") > MAX_RESULT_BYTES:
-            message = f"its results have more than {MAX_RESULT_BYTES} bytes"
-            self._fail(batch.id, "too_many_results", message)
-
     async def _creator(self, batch: BulkBatch) -> Credential | None:
-        """Return the key that created a batch, if it is valid."""
+        """Return the key that created a batch; if it is not valid, None, and the batch fails."""
         key = await self.keys.store.credential(batch.key_id)
-        return key if key is not None and key.is_valid(self.clock.now()) else None
+        if key is not None and key.is_valid(self.clock.now()):
+            return key
+        message = "the API key that created it is not valid"
+        self._fail(batch.id, "invalid_api_key", message)
+        return None
 
     async def _revoke_keys(self, actor: str) -> None:
         """Revoke the temporary keys of a batch, or of all."""
@@ -260,23 +257,18 @@ class BulkRunner:
 
     def _finish(self, batch: BulkBatch, status: str) -> None:
         """Make the results files, and store the final status; repeatable after a kill."""
-        file_ids = {}
-        for name, letter in (("output", "o"), ("errors", "e")):
+        file_ids: dict[str, str | None] = {}
+        for field_name, name in (("output_file_id", "output"), ("error_file_id", "errors")):
             path = self.store.work(batch) / f"{name}.jsonl"
-            file_id = f"file-{batch.id.removeprefix('batch_')}{letter}"
+            file_id = f"file-{batch.id.removeprefix('batch_')}{name[0]}"
             if size_of(path):
                 filename = f"{batch.id}_{path.name}"
                 self.store.keep(
                     batch.owner, file_id, path, filename=filename, purpose=RESULTS_PURPOSE
                 )
             has_file = self.store.find(batch.owner, file_id) is not None
-            file_ids[name] = file_id if has_file else None
-        self.store.change(
-            batch.id,
-            status=status,
-            output_file_id=file_ids["output"],
-            error_file_id=file_ids["errors"],
-        )
+            file_ids[field_name] = file_id if has_file else None
+        self.store.change(batch.id, status=status, **file_ids)
 
 
 def _count(path: Path) -> int:
