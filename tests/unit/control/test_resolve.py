@@ -547,6 +547,47 @@ def test_a_fallback_is_a_language_model_and_so_is_the_endpoint_that_names_it(
             resolver(*lines).resolve()
 
 
+def test_settings_of_language_models_are_refused_where_other_models_answer(
+    registry: Registry, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf())
+    chat = {"name": "chat", "model": str(tmp_path / "m.gguf"), "llm": {"slots": 2}}
+    other = {"name": "other", "model": str(model), "llm": {"slots": 2}}
+    far = {"name": "far", "upstream": {"url": "http://8.8.8.8", "protocol": "openai"}}
+
+    def stream(name: str, endpoint: str, **settings: object) -> Mapping[str, object]:
+        source = {"broker": "log:demo", "topics": ["rows"]}
+        return {"name": name, "endpoint": endpoint, "source": source, "sink": {"topic": name}} | (
+            settings
+        )
+
+    streams = [
+        stream("a", "chat", openai={}),
+        stream("b", "far", openai={"path": "/v1/embeddings"}),
+        stream("c", "chat"),
+        stream("d", "other"),
+        stream("e", "other", openai={}),
+    ]
+    spec = parse_spec({"endpoints": [chat, other, far], "streams": streams})
+    resolver = Resolver(
+        registry=registry,
+        inspect=lambda path, runtime="", *, allow_code=False: (
+            inspect_model if path.suffix == ".gguf" else inspect
+        )(path, runtime, allow_code=allow_code),
+        spec=spec,
+        max_body_bytes=4096,
+    )
+
+    with pytest.raises(SpecError) as refused:
+        resolver.resolve_all()
+
+    assert {mistake.place: mistake.message for mistake in refused.value.mistakes} == {
+        "endpoints[1].llm": "is for GGUF models, and this endpoint has none; remove it",
+        "streams[2].endpoint": "'chat' is a language model, which takes no tensors; set `openai`",
+        "streams[4].openai": "endpoint 'other' has no model that answers /v1/chat/completions",
+    }
+
+
 def test_what_is_pushed_from_a_path_has_its_owner(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_text("m")
     spec = parse_spec({"endpoints": [{"name": "m", "model": str(tmp_path / "m.onnx")}]})

@@ -50,6 +50,7 @@ from headrace.core.spec.parse import (
     is_model_path,
 )
 from headrace.core.spec.rollout import ShadowSpec, judged_by
+from headrace.core.spec.stream_parts import OpenAIPath
 from headrace.core.spec.upstream import UpstreamSpec
 from headrace.registry import (
     FoundModel,
@@ -147,6 +148,7 @@ class Resolver:
         self._mistakes += tls_mistakes(self.spec.gateway, now=SystemClock().now())
         self._mistakes += key_set_mistakes(self.spec.auth)
         endpoints = self._endpoints()
+        self._check_called(endpoints)
         return self._checked(Resolved(endpoints=endpoints, streams=self._streams()))
 
     def _checked(self, resolved: T) -> T:
@@ -188,6 +190,21 @@ class Resolver:
                     )
                     self._wrong(f"endpoints[{i}].fallback", message)
 
+    def _check_called(self, endpoints: Iterable[DesiredEndpoint]) -> None:
+        """Note streams that call an endpoint by the API that its models do not have."""
+        by_name = {str(endpoint.name): endpoint for endpoint in endpoints}
+        for i, stream in enumerate(self.spec.streams):
+            name, call = stream.endpoint, stream.openai
+            revisions = [arm.revision for arm in by_name[name].arms] if name in by_name else []
+            if call is None and any(revision.serves_openai for revision in revisions):
+                message = f"{name!r} is a language model, which takes no tensors; set `openai`"
+                self._wrong(f"streams[{i}].endpoint", message)
+            if call is not None and revisions:
+                embeds = call.path is OpenAIPath.EMBEDDINGS
+                if not any(r.generates or (embeds and r.encodes) for r in revisions):
+                    message = f"endpoint {name!r} has no model that answers {call.path}"
+                    self._wrong(f"streams[{i}].openai", message)
+
     def _streams(self) -> tuple[DesiredStream, ...]:
         return resolve_streams(self.spec, self._pin_for_stream, self._wrong, self.registry.home)
 
@@ -224,6 +241,11 @@ class Resolver:
                 "strategy canary or ab"
             )
             self._wrong(f"{location}.rollout.strategy", description)
+        has_llm = not arms or any(arm.revision.serves_openai for arm in arms)
+        if endpoint.llm != LlmSpec() and not has_llm:
+            self._wrong(
+                f"{location}.llm", "is for GGUF models, and this endpoint has none; remove it"
+            )
         signatures = self._signatures.get(endpoint.name, [])
         if len(signatures) == len(endpoint.split()):
             for key, message in column_mistakes(endpoint, signatures):
