@@ -274,6 +274,17 @@ local function with_openai_code(handle)
   headers:replace("content-length", tostring(body:setBytes(changed)))
 end
 
+-- llama.cpp names an option of its own server, which is a setting of a GGUF model here.
+local function with_setting(handle)
+  local body = handle:body()
+  local text = body == nil and "" or body:getBytes(0, body:length())
+  local changed, count = text:gsub(
+    "Start it with `%-%-embeddings`", "%0; a GGUF model needs `llm.pooling` in its endpoint's spec"
+  )
+  if count == 0 then return end
+  handle:headers():replace("content-length", tostring(body:setBytes(changed)))
+end
+
 function envoy_on_response(handle)
   local found = handle:streamInfo():dynamicMetadata():get(METADATA)
   if found == nil or found.model == nil then return end
@@ -283,6 +294,7 @@ function envoy_on_response(handle)
   local headers = handle:headers()
   local status = headers:get(":status")
   if status == "400" or status == "500" then return with_openai_code(handle) end
+  if status == "501" then return with_setting(handle) end
   if status ~= "200" then return end
   local is_stream = (headers:get("content-type") or ""):find("^text/event%-stream") ~= nil
   tell(handle, "unknown", 1)

@@ -44,6 +44,10 @@ def test_a_confined_replica_serves_and_is_restarted(system: System, model: Path)
     (replica,) = replicas(status, "chat")
     assert status["endpoints"][0].get("note", "") == ""
     assert "Paris" in answer(system)
+    asked = {"model": "chat", "input": "cat"}
+    refused = httpx.post(f"{system.where().http_url}/v1/embeddings", json=asked, timeout=60)
+    assert refused.status_code == 501
+    assert "`llm.pooling`" in refused.json()["error"]["message"]
 
     psutil.Process(replica["pid"]).kill()
     system.wait_for(
