@@ -79,6 +79,9 @@ def test_pages_load_nothing_from_other_hosts_and_run_no_inline_scripts() -> None
         ("/api/v1/status", "8080"),
         ("/v2/nothing", "/v2/models"),
         ("/v1/nothing", "/v1/models"),
+        ("/chat/completions", "POST /v1/chat/completions"),
+        ("/v1/v1/embeddings", "/v1/embeddings"),
+        ("/v1/chat/completion", "POST /v1/chat/completions"),
     ],
 )
 def test_an_unknown_path_names_the_paths_that_it_resembles(path: str, near: str) -> None:

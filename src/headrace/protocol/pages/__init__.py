@@ -181,6 +181,10 @@ _UNKNOWN: Final = (
         r"/(api|auth|console|admin|login|ui)(/.*)?",
         "the console and the management API, which are on the management port (8080 by default)",
     ),
+    (
+        r"/(v1/|openai/)*(chat|completions?|embeddings?|rerank)(/.*)?",
+        "POST /v1/chat/completions, /v1/completions, /v1/embeddings or /v1/rerank",
+    ),
     (r"/v2(/.*)?", "/v2, /v2/models, /v2/health/ready or /v2/models/NAME/infer"),
     (r"/v1(/.*)?", "/v1/models or POST /v1/models/NAME:predict"),
 )
