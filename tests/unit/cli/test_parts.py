@@ -132,17 +132,18 @@ def test_a_problem_becomes_its_error_with_every_mistake() -> None:
     ]
 
 
-def test_mistakes_that_the_text_tells_are_not_told_twice() -> None:
+@pytest.mark.parametrize("detail", ["2 mistakes:\n  a\n  b", "a: b; c: d"])
+def test_mistakes_that_the_text_tells_are_not_told_twice(detail: str) -> None:
     problem = {
         "code": "FAILED_PRECONDITION",
-        "detail": "2 mistakes:\n  a\n  b",
+        "detail": detail,
         "errors": [{"place": "a", "message": "b"}],
     }
 
     error = error_from_problem(409, json.dumps(problem).encode())
 
     assert isinstance(error, FailedPreconditionError)
-    assert str(error) == "2 mistakes:\n  a\n  b"
+    assert str(error) == detail
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"code": "ODD"}'])

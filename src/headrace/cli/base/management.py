@@ -317,6 +317,7 @@ def error_from_problem(status: int, body: bytes) -> HeadraceError:
     mistakes = [
         f"  {mistake.get('place') or 'spec'}: {mistake.get('message', '')}"
         for mistake in problem.get("errors") or ()
+        if mistake.get("message", "") not in message
     ]
     if mistakes and "\n" not in message:
         message = "\n".join([message, *mistakes])
