@@ -96,7 +96,7 @@ def run(settings: WorkerSettings) -> int:
         status = EXIT_CANNOT_LISTEN
         listen(settings, worker)
     except HeadraceError as error:
-        _log.error("stream '%s': %s", settings.name, error)  # as above
+        _log.error("%s", error)  # as above
         return status
     except KeyboardInterrupt:  # a signal before streaming began
         return 0
@@ -105,7 +105,7 @@ def run(settings: WorkerSettings) -> int:
     try:
         worker.run(threads)
     except HeadraceError as error:
-        _log.error("stream '%s': %s", settings.name, error)  # as above
+        _log.error("%s", error)  # as above
         if isinstance(error, StoppedByRecordError):
             return EXIT_STOPPED_BY_RECORD
         return EXIT_REPLACED if isinstance(error, ConflictError) else EXIT_CANNOT_JOIN
