@@ -4,7 +4,7 @@ Each iteration collects finished batches, submits batches that are due, produces
 It polls often, regardless of the model's speed, so that membership is not lost.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -83,58 +83,6 @@ class Runner(Protocol):
         """Wait until a batch finishes, or until the timeout."""
 
 
-class Backpressure:
-    """State of paused partitions. Only decides; the caller passes the time.
-
-    A full buffer alone is no reason to pause: it is often full for a moment, and a paused client
-    may drop prefetched records.
-    """
-
-    def __init__(self) -> None:
-        self._paused: set[TopicPartition] = set()
-        self._new: set[TopicPartition] = set()
-        """Newly assigned partitions; whether they stay paused depends on the broker."""
-        self._full_since: float | None = None
-
-    def on_assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """Add assigned partitions."""
-        self._new.update(partitions)
-
-    def on_revoked(self, partitions: Collection[TopicPartition]) -> None:
-        """Remove revoked or lost partitions."""
-        self._paused.difference_update(partitions)
-        self._new.difference_update(partitions)
-
-    def due_at(self) -> float | None:
-        """Return when partitions may have to be paused; None if there is room."""
-        return None if self._full_since is None else self._full_since + PAUSE_AFTER_S
-
-    def change(
-        self, partitions: Collection[TopicPartition], *, has_room: bool, is_paused: bool, now: float
-    ) -> tuple[list[TopicPartition], list[TopicPartition]]:
-        """Return the partitions that the caller must pause, and those to resume.
-
-        Args:
-            partitions: All partitions assigned to this member.
-            has_room: Whether any record could be taken.
-            is_paused: Whether the user has paused the stream.
-        """
-        if has_room:
-            self._full_since = None
-        elif self._full_since is None:
-            self._full_since = now
-        due_at = self.due_at()
-        should_pause = due_at is not None and (is_paused or now >= due_at)
-        target = set(partitions) if should_pause else set()
-        if target == self._paused and not self._new:
-            return [], []
-        paused = self._paused - self._new
-        pause, resume = target - paused, (self._paused | self._new) - target
-        self._paused = target
-        self._new.clear()
-        return sorted(pause), sorted(resume)
-
-
 class PollLoop:
     """Poll loop and rebalance listener of one session. Used by one thread."""
 
@@ -169,7 +117,11 @@ class PollLoop:
         self._clock = clock
         self._chance = chance
         self._commit_at = 0.0
-        self._backpressure = Backpressure()
+        self._full_since: float | None = None
+        """Since when no record could be taken; None if there is room."""
+        self._holds: bool | None = False
+        """Whether the partitions are paused; None for newly assigned ones, which depends on the
+        broker."""
         self._running: dict[ScoringBatch, float] = {}
         """Submitted batches, with the time since when each runs, the oldest first."""
         self._is_fast = False
@@ -194,14 +146,7 @@ class PollLoop:
         if self.windows is not None and self.windows.is_due(now):
             self._flush(CHECKPOINT_TIMEOUT_S, is_last=False)
         max_records = 0 if self.is_paused or self._is_ending else self.prefetch.room
-        # If no record was taken for a while, partitions are paused.
-        pause, resume = self._backpressure.change(
-            self.partitions, has_room=max_records > 0, is_paused=self.is_paused, now=now
-        )
-        if pause:
-            self.session.pause(pause)
-        if resume:
-            self.session.resume(resume)
+        self._hold_or_resume(has_room=max_records > 0, now=now)
         records = self.session.poll(
             min(max_records, self._settings.max_batch_size),
             self._poll_timeout_s(self._clock.monotonic()),
@@ -234,7 +179,7 @@ class PollLoop:
     ) -> Mapping[TopicPartition, int] | None:
         """Return the offsets of the windows' states, to read from; see `Rebalanced`."""
         self.partitions.update(partitions)
-        self._backpressure.on_assigned(partitions)
+        self._holds = None
         self._counters.assigned += len(partitions)
         if self.windows is None:
             return None
@@ -294,6 +239,23 @@ class PollLoop:
             "is not expected to take so long, stop the stream and check these records"
         )
 
+    def _hold_or_resume(self, *, has_room: bool, now: float) -> None:
+        """Pause the partitions if no record could be taken for a while; resume them with room.
+
+        A full buffer alone is no reason to pause: it is often full for a moment, and a paused
+        client may drop prefetched records.
+        """
+        if has_room:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
+        holds = self._full_since is not None and (
+            self.is_paused or now >= self._full_since + PAUSE_AFTER_S
+        )
+        if holds != self._holds:
+            self._holds = holds
+            (self.session.pause if holds else self.session.resume)(sorted(self.partitions))
+
     def _flush(
         self,
         within_s: float,
@@ -310,7 +272,6 @@ class PollLoop:
 
     def _remove_partitions(self, revoked: set[TopicPartition]) -> None:
         self.partitions -= revoked
-        self._backpressure.on_revoked(revoked)
         if self.windows is not None:
             self.windows.close(revoked)
 
@@ -416,7 +377,6 @@ class PollLoop:
                 times.append(due)
         if self.in_flight.has_due():
             times.append(self._commit_at)
-        pause_at = self._backpressure.due_at()
-        if pause_at is not None and pause_at > now:
-            times.append(pause_at)
+        if self._full_since is not None and self._full_since + PAUSE_AFTER_S > now:
+            times.append(self._full_since + PAUSE_AFTER_S)
         return max(min(times) - now, 0.0)

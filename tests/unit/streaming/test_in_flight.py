@@ -12,7 +12,6 @@ from headrace.core import (
 )
 from headrace.core.spec.stream_parts import StreamErrorsSpec
 from headrace.streaming.in_flight import MAX_BYTES, PrefetchBuffer, is_retryable, retry_at
-from headrace.streaming.poll_loop import Backpressure
 from headrace.streaming.records import Record, TopicPartition
 
 
@@ -81,29 +80,6 @@ def test_it_loses_repeats_and_reorders_nothing_and_keeps_its_size(
             put += count
         assert len(prefetch) == put - taken <= 2 * max_records
         assert (prefetch.due_at(is_free=True) is None) == (len(prefetch) == 0)
-
-
-A, B = TopicPartition("in", 0), TopicPartition("in", 1)
-
-
-def change(
-    holding: Backpressure, now: float, *, has_room: bool, is_paused: bool = False
-) -> tuple[list[TopicPartition], list[TopicPartition]]:
-    return holding.change({A, B}, has_room=has_room, is_paused=is_paused, now=now)
-
-
-def test_a_place_that_comes_back_is_told_again_either_way() -> None:
-    holding = Backpressure()
-    change(holding, 1.0, has_room=False, is_paused=True)
-    holding.on_revoked([A])
-    holding.on_assigned([A])
-    again = change(holding, 2.0, has_room=False, is_paused=True)
-    holding.on_revoked([B])
-    holding.on_assigned([B])
-    resumed = change(holding, 3.0, has_room=True)
-
-    assert again == ([A], [])
-    assert resumed == ([], [A, B])
 
 
 PATIENT = StreamErrorsSpec(first_delay_s=0.1, max_delay_s=2.0, retry_for_s=None)

@@ -164,6 +164,22 @@ def test_a_full_queue_is_held_at_the_broker_and_let_go_again() -> None:
     assert stream.answered() == list(range(17))
 
 
+def test_a_partition_that_comes_back_to_a_paused_stream_is_paused_again() -> None:
+    stream = Stream()
+    loop, session = stream.member.poll_loop, stream.member.session
+    loop.is_paused = True
+    stream.run(1.0)
+    loop.on_revoked([HERE])
+    session.resume([HERE])
+    loop.on_assigned([HERE])
+    stream.run(1.0)
+    paused_again = set(session.paused)
+    loop.is_paused = False
+    stream.run(1.0)
+
+    assert (paused_again, session.paused) == ({HERE}, set())
+
+
 def test_what_is_away_is_tried_again_with_longer_and_longer_pauses() -> None:
     stream = Stream()
     stream.member.away = True
