@@ -5,7 +5,7 @@ The thread that owns the session writes the counters; others read them.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from headrace.core import Code
@@ -23,26 +23,26 @@ from headrace.observe.metrics import (
 from headrace.streaming.in_flight import DueDelivery
 from headrace.streaming.settings import StreamStatus, WorkerState
 
-ROWS_BOUNDS = tuple(float(1 << power) for power in range(14))
+_ROWS_BOUNDS: Final = tuple(float(1 << power) for power in range(14))
 """Upper bounds for the sizes of micro-batches: 1, 2, 4, ... 8192 records."""
+
+
+def _counter(name: str, meaning: str) -> int:
+    """Return a field that is reported as the counter `name`; `meaning` is its help."""
+    return field(default=0, metadata={name: meaning})
 
 
 @dataclass(slots=True)
 class WindowCounters:
     """Counters of windows."""
 
-    late: int = 0
-    """Records that arrived too late to be counted."""
+    late: int = _counter("late_records", "Records that came too late to be counted in windows.")
+    opened: int = _counter("states_opened", "States of windows that were found and read on from.")
+    rebuilt: int = _counter("states_rebuilt", "States of windows that were made again of the log.")
+    incomplete: int = _counter("states_incomplete", "Those of them that the log had not all for.")
+    restored_records: int = _counter("restored_records", "Records read again for windows only.")
     keys: int = 0
     """Keys in memory now."""
-    opened: int = 0
-    """States that were opened and continued."""
-    rebuilt: int = 0
-    """States that were rebuilt from the topic."""
-    incomplete: int = 0
-    """Rebuilt states that may miss records that retention has deleted."""
-    restored_records: int = 0
-    """Records that were read again only to restore windows."""
     checkpoints: Histogram = field(default_factory=Histogram)
 
 
@@ -50,28 +50,25 @@ class WindowCounters:
 class Counters:
     """Counters since the worker started."""
 
-    read: int = 0
-    answered: int = 0
-    dead_letters: int = 0
-    """Records that were written to the dead-letter topic."""
+    read: int = _counter("records_read", "Records that were read.")
+    answered: int = _counter("records_answered", "Records whose answers were handed to the broker.")
+    dead_letters: int = _counter("dead_letters", "Records that went to the dead-letter topic.")
+    runs: int = _counter("model_runs", "Runs of the model.")
+    """A batch of records with several shapes takes several."""
+    rows: int = _counter("rows", "Rows that were run.")
+    retries: int = _counter("retries", "Batches that were tried again.")
+    expired: int = _counter("records_expired", "Records that retention deleted unread.")
+    sessions: int = _counter("sessions", "How often the worker joined its group.")
+    assigned: int = _counter("places_gained", "Partitions that came to this member.")
+    revoked: int = _counter("places_given_up", "Partitions that went to another member.")
+    lost: int = _counter("places_lost", "Partitions that were taken away.")
     failed: dict[Code, int] = field(default_factory=dict)
     """Records without an answer, by error code."""
-    batches: Histogram = field(default_factory=lambda: Histogram(ROWS_BOUNDS))
+    batches: Histogram = field(default_factory=lambda: Histogram(_ROWS_BOUNDS))
     score: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)
     """Seconds from a record's timestamp until its answer was passed to the broker."""
     deliver: Histogram = field(default_factory=Histogram)
-    runs: int = 0
-    """Runs of the model: a batch of records with several shapes takes several runs."""
-    rows: int = 0
-    """Rows in these runs."""
-    retries: int = 0
-    expired: int = 0
-    """Records that retention deleted before they were read."""
-    sessions: int = 0
-    assigned: int = 0
-    revoked: int = 0
-    lost: int = 0
     windows: WindowCounters = field(default_factory=WindowCounters)
 
     def scored(self, *, seconds: float, runs: int, rows: int) -> None:
@@ -117,26 +114,21 @@ def render_metrics(counters: Counters, status: StreamStatus) -> bytes:
 
 
 def _counts(counters: Counters, labels: Labels) -> Iterator[Family]:
-    for name, meaning, value in (
-        ("records_read", "Records that were read.", counters.read),
-        ("records_answered", "Records whose answers were handed to the broker.", counters.answered),
-        ("dead_letters", "Records that went to the dead-letter topic.", counters.dead_letters),
-        ("batches", "Micro-batches that were taken.", counters.batches.count),
-        ("model_runs", "Runs of the model.", counters.runs),
-        ("rows", "Rows that were run.", counters.rows),
-        ("retries", "Batches that were tried again.", counters.retries),
-        ("records_expired", "Records that retention deleted unread.", counters.expired),
-        ("sessions", "How often the worker joined its group.", counters.sessions),
-        ("places_gained", "Partitions that came to this member.", counters.assigned),
-        ("places_given_up", "Partitions that went to another member.", counters.revoked),
-        ("places_lost", "Partitions that were taken away.", counters.lost),
-    ):
-        yield counter(f"headrace_stream_{name}_total", meaning, [(labels, value)])
+    yield from _counters(counters, "headrace_stream", labels)
+    meaning = "Micro-batches that were taken."
+    yield counter("headrace_stream_batches_total", meaning, [(labels, counters.batches.count)])
     yield counter(
         "headrace_stream_records_without_answer_total",
         "Records that have no answer, by the error's code.",
         [((*labels, ("code", code)), count) for code, count in sorted(counters.failed.items())],
     )
+
+
+def _counters(counters: Counters | WindowCounters, prefix: str, labels: Labels) -> Iterator[Family]:
+    for part in fields(counters):
+        for name, meaning in part.metadata.items():
+            samples = [(labels, getattr(counters, part.name))]
+            yield counter(f"{prefix}_{name}_total", meaning, samples)
 
 
 def _histograms(counters: Counters, labels: Labels) -> Iterator[Family]:
@@ -159,14 +151,7 @@ def _windows(counters: WindowCounters, labels: Labels) -> Iterator[Family]:
     """Yield window metrics; nothing for streams without windows."""
     if not (counters.opened or counters.rebuilt or counters.checkpoints.count):
         return
-    for name, meaning, value in (
-        ("late_records", "Records that came too late to be counted in windows.", counters.late),
-        ("states_opened", "States of windows that were found and read on from.", counters.opened),
-        ("states_rebuilt", "States of windows that were made again of the log.", counters.rebuilt),
-        ("states_incomplete", "Those of them that the log had not all for.", counters.incomplete),
-        ("restored_records", "Records read again for windows only.", counters.restored_records),
-    ):
-        yield counter(f"headrace_stream_window_{name}_total", meaning, [(labels, value)])
+    yield from _counters(counters, "headrace_stream_window", labels)
     meaning = "Keys whose windows are in memory."
     yield gauge("headrace_stream_window_keys", meaning, [(labels, counters.keys)])
     sample = histogram_sample(counters.checkpoints, labels, _INDEXES)
