@@ -14,7 +14,6 @@ from headrace.streaming.brokers.log.records import (
     ends,
     offset_at,
     read,
-    time_of,
 )
 from headrace.streaming.records import NewRecord, TopicPartition
 from tests.unit.streaming.brokers.test_log_group import RETENTION_S, new_db
@@ -92,16 +91,6 @@ def test_a_read_holds_no_more_than_some_megabytes() -> None:
     db.close()
 
     assert 30 <= len(found) <= 40
-
-
-def test_the_time_of_an_offset_that_was_forgotten_is_that_of_the_next() -> None:
-    db = new_db(t=1)
-    written(db, 1.0, 2.0, 3.0)
-    db.execute("DELETE FROM records WHERE timestamp_s < 3")
-
-    assert time_of(db, 1, 0) == 3.0
-    assert time_of(db, 1, 3) is None
-    db.close()
 
 
 def test_only_a_few_segments_are_forgotten_at_once() -> None:

@@ -18,8 +18,8 @@ class Topic(NamedTuple):
     """A topic and its partition ids."""
 
     name: str
-    id: int
     partitions: tuple[int, ...]
+    id: int
     retention_s: float
     retention_bytes: int
 
@@ -42,36 +42,26 @@ class Catalogue:
 
     def topic(self, db: sqlite3.Connection, name: str) -> Topic:
         """Return a topic; raise NotFoundError if it does not exist."""
-        topic = self._topics.get(name)
-        if topic is None:
-            topic = self._topics[name] = _find_topic(db, name)
-        return topic
+        if name in self._topics:
+            return self._topics[name]
+        row = db.execute(
+            "SELECT id, retention_s, retention_bytes FROM topics WHERE name = ?", (name,)
+        ).fetchone()
+        if row is None:
+            names = [
+                f"'{other}'"
+                for (other,) in db.execute("SELECT name FROM topics ORDER BY 1 LIMIT 20")
+            ]
+            there = ", ".join(names) or "none yet"
+            message = f"topic {name[:249]!r} does not exist in this log; existing topics: {there}"
+            raise NotFoundError(message)
+        rows = db.execute("SELECT id FROM places WHERE topic = ? ORDER BY partition", row[:1])
+        self._topics[name] = Topic(name, tuple([id_ for (id_,) in rows]), *row)
+        return self._topics[name]
 
     def partition_id(self, db: sqlite3.Connection, partition: TopicPartition) -> int:
         """Return the id of a partition; raise NotFoundError or InvalidArgumentError without one."""
         return self.topic(db, partition.topic).partition_id(partition.partition)
-
-
-def _find_topic(db: sqlite3.Connection, name: str) -> Topic:
-    row = db.execute(
-        "SELECT id, retention_s, retention_bytes FROM topics WHERE name = ?", (name,)
-    ).fetchone()
-    if row is None:
-        names = [
-            f"'{other}'" for (other,) in db.execute("SELECT name FROM topics ORDER BY 1 LIMIT 20")
-        ]
-        there = ", ".join(names) or "none yet"
-        message = f"topic {name[:249]!r} does not exist in this log; existing topics: {there}"
-        raise NotFoundError(message)
-    id_, retention_s, retention_bytes = row
-    partitions = db.execute("SELECT id FROM places WHERE topic = ? ORDER BY partition", (id_,))
-    return Topic(
-        name,
-        id_,
-        tuple(partition_id for (partition_id,) in partitions),
-        retention_s,
-        retention_bytes,
-    )
 
 
 OFFSET_BITS: Final = 40
@@ -79,59 +69,36 @@ OFFSET_BITS: Final = 40
 _SEGMENTS_PER_STEP: Final = 2  # deleted per step; more than are written per step
 
 
-class _Segment(NamedTuple):
-    written_s: float
-    partition_id: int
-    first: int
-    next: int
-    bytes: int
-    is_last: bool
+# The oldest segment of each partition is due by age, or by size unless it is the newest as well.
+_EXPIRED: Final = """
+SELECT place, segments.first, segments.next, segments.bytes FROM segments
+JOIN places ON places.id = place AND topic = :topic
+WHERE segments.first = (SELECT min(first) FROM segments WHERE place = places.id) AND (
+    written_s < :written_s OR (segments.next < places.next AND :bytes <
+    (SELECT sum(bytes) FROM places WHERE topic = :topic))
+) ORDER BY written_s LIMIT 1
+"""
 
 
-def delete_expired(db: sqlite3.Connection, topic: Topic, now_s: float) -> int:
-    """Delete a few segments that exceed the retention; return how many.
+def delete_expired(db: sqlite3.Connection, topic: Topic, now_s: float) -> None:
+    """Delete a few segments that exceed the retention.
 
     The newest segment of a partition stays, unless all of it is too old.
     """
-    for step in range(_SEGMENTS_PER_STEP):
-        oldest = _next_expired(db, topic, now_s)
-        if oldest is None:
-            return step
-        start = oldest.partition_id << OFFSET_BITS
-        db.execute(
-            "DELETE FROM records WHERE id >= ? AND id < ?",
-            (start + oldest.first, start + oldest.next),
-        )
-        db.execute(
-            "DELETE FROM segments WHERE place = ? AND first = ?",
-            (oldest.partition_id, oldest.first),
-        )
-        db.execute(
-            "UPDATE places SET first = ?, bytes = bytes - ? WHERE id = ?",
-            (oldest.next, oldest.bytes, oldest.partition_id),
-        )
-    return _SEGMENTS_PER_STEP
-
-
-def _next_expired(db: sqlite3.Connection, topic: Topic, now_s: float) -> _Segment | None:
-    oldest = [segment for partition_id in topic.partitions for segment in _oldest(db, partition_id)]
-    aged = min(oldest, default=None)
-    if aged is not None and aged.written_s < now_s - topic.retention_s:
-        return aged
-    (size,) = db.execute("SELECT sum(bytes) FROM places WHERE topic = ?", (topic.id,)).fetchone()
-    if size <= topic.retention_bytes:
-        return None
-    return min((segment for segment in oldest if not segment.is_last), default=None)
-
-
-def _oldest(db: sqlite3.Connection, partition_id: int) -> list[_Segment]:
-    """Return the oldest segment of a partition, if there is one."""
-    rows = db.execute(
-        "SELECT written_s, place, first, next, bytes FROM segments WHERE place = ? "
-        "ORDER BY first LIMIT 2",
-        (partition_id,),
-    ).fetchall()
-    return [_Segment._make((*row, len(rows) == 1)) for row in rows[:1]]
+    limits = {
+        "topic": topic.id,
+        "written_s": now_s - topic.retention_s,
+        "bytes": topic.retention_bytes,
+    }
+    for _ in range(_SEGMENTS_PER_STEP):
+        for partition_id, first, end, size in db.execute(_EXPIRED, limits).fetchall():
+            start = partition_id << OFFSET_BITS
+            db.execute("DELETE FROM records WHERE id >= ? AND id < ?", (start + first, start + end))
+            db.execute("DELETE FROM segments WHERE place = ? AND first = ?", (partition_id, first))
+            db.execute(
+                "UPDATE places SET first = ?, bytes = bytes - ? WHERE id = ?",
+                (end, size, partition_id),
+            )
 
 
 MAX_RECORD_BYTES: Final = 64 << 20
@@ -230,16 +197,6 @@ def offset_at(db: sqlite3.Connection, partition_id: int, at_s: float) -> int:
         if row is not None:
             return int(row[0]) & _OFFSET
     return ends(db, partition_id)[1]
-
-
-def time_of(db: sqlite3.Connection, partition_id: int, offset: int) -> float | None:
-    """Return the timestamp of the first record from this offset on; None without one."""
-    start = partition_id << OFFSET_BITS
-    row = db.execute(
-        "SELECT timestamp_s FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT 1",
-        (start + offset, start + _OFFSET),
-    ).fetchone()
-    return None if row is None else float(row[0])
 
 
 def check_new(records: Sequence[NewRecord]) -> None:

@@ -20,7 +20,6 @@ from headrace.streaming.brokers.log.records import (
     delete_expired,
     ends,
     read,
-    time_of,
 )
 from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
@@ -148,8 +147,8 @@ class LogSession:
             for partition, partition_id in self._ids.items():
                 first, following = ends(db, partition_id)
                 offset = max(groups.position(db, self._membership.group, partition_id) or 0, first)
-                oldest_s = time_of(db, partition_id, offset)
-                waits_s = 0.0 if oldest_s is None else max(now_s - oldest_s, 0.0)
+                oldest = read(db, partition, partition_id, offset=offset, max_records=1)
+                waits_s = max(now_s - oldest[0].timestamp_s, 0.0) if oldest else 0.0
                 lags[partition] = PartitionLag(records=max(following - offset, 0), seconds=waits_s)
         return lags
 
