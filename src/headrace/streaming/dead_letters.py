@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from headrace.core import Code, HeadraceError, InvalidArgumentError, UnavailableError
-from headrace.streaming.broker import Broker, ConsumerSession, Delivery, Membership, StartPosition
+from headrace.streaming.broker import Broker, Delivery, Membership, StartPosition
 from headrace.streaming.records import Header, NewRecord, Record, TopicPartition, parse_seconds
 
 PREFIX: Final = "headrace-"
@@ -295,13 +295,36 @@ def redrive(
     )
     listener = _Listener()
     session = broker.join(membership, listener)
+    redriven = deferred = 0
+    positions = {partition: first for partition, (first, _) in left.items()}
+    ends = {partition: end for partition, (_, end) in left.items()}
+    received_at = monotonic()
     try:
-        offsets = _run(session, listener, choice, left, monotonic)
+        while positions != ends and (choice.limit is None or redriven < choice.limit):
+            records = session.poll(_BATCH_SIZE, _POLL_S)
+            now = monotonic()
+            if not records:
+                if listener.has_partitions and not session.problem and now - received_at > _IDLE_S:
+                    break
+                if now - received_at > _TIMEOUT_S:
+                    reason = session.problem or "the broker returns no records to this group"
+                    raise UnavailableError(f"cannot read the dead letters: {reason}")
+                continue
+            received_at = now
+            step = plan_redrive(records, choice, ends=ends, redriven=redriven)
+            if step.offsets:
+                session.produce(step.records, step.offsets)
+            redriven, deferred = redriven + step.redriven, deferred + step.deferred
+            positions |= step.offsets
+            for record in records:  # a record beyond the end shows that all before it were read
+                end = ends.get(record.topic_partition)
+                if end is not None and record.offset >= end:
+                    positions[record.topic_partition] = end
         if not session.flush(_FLUSH_S):
             raise UnavailableError(f"redriven records are not acknowledged yet: {session.problem}")
     finally:
         session.close()
-    return offsets
+    return Redriven(redriven, deferred)
 
 
 class _Listener:
@@ -321,42 +344,6 @@ class _Listener:
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Do nothing: all handled records were produced."""
-
-
-def _run(
-    session: ConsumerSession,
-    listener: _Listener,
-    choice: Choice,
-    left: Mapping[TopicPartition, tuple[int, int]],
-    monotonic: Callable[[], float],
-) -> Redriven:
-    positions = {partition: first for partition, (first, _) in left.items()}
-    ends = {partition: end for partition, (_, end) in left.items()}
-    redriven = deferred = 0
-    received_at = monotonic()
-    while any(positions[partition] < ends[partition] for partition in positions):
-        if choice.limit is not None and redriven >= choice.limit:
-            break
-        records = session.poll(_BATCH_SIZE, _POLL_S)
-        now = monotonic()
-        if not records:
-            if listener.has_partitions and not session.problem and now - received_at > _IDLE_S:
-                break
-            if now - received_at > _TIMEOUT_S:
-                reason = session.problem or "the broker returns no records to this group"
-                raise UnavailableError(f"cannot read the dead letters: {reason}")
-            continue
-        received_at = now
-        step = plan_redrive(records, choice, ends=ends, redriven=redriven)
-        if step.offsets:
-            session.produce(step.records, step.offsets)
-        redriven, deferred = redriven + step.redriven, deferred + step.deferred
-        positions |= step.offsets
-        for record in records:  # a record beyond the end shows that all before it were read
-            end = ends.get(record.topic_partition)
-            if end is not None and record.offset >= end:
-                positions[record.topic_partition] = end
-    return Redriven(redriven, deferred)
 
 
 def _remaining(broker: Broker, stream: str, topic: str) -> dict[TopicPartition, tuple[int, int]]:

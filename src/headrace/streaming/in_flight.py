@@ -8,7 +8,7 @@ offset. This module only decides; the caller passes the time.
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, Final
 
 from headrace.core import Code, HeadraceError, PayloadTooLargeError
@@ -34,8 +34,8 @@ class PrefetchBuffer:
         self.max_batch_size = max_batch_size
         self.max_delay_s = max_delay_s
         self._records: deque[Record] = deque()
-        self._arrivals: deque[tuple[float, int]] = deque()
-        """Arrival times with numbers of records; the numbers add up to the waiting records."""
+        self._arrivals: deque[float] = deque()
+        """The arrival time of each record."""
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -50,16 +50,15 @@ class PrefetchBuffer:
 
     def put(self, records: Sequence[Record], now: float) -> None:
         """Add records."""
-        if records:
-            self._records.extend(records)
-            self._arrivals.append((now, len(records)))
-            self._bytes += _size(records)
+        self._records.extend(records)
+        self._arrivals.extend(repeat(now, len(records)))
+        self._bytes += _size(records)
 
     def due_at(self, *, is_free: bool) -> float | None:
         """Return the monotonic time at which a batch is due; None if time does not decide."""
         if not self._records:
             return None
-        oldest = self._arrivals[0][0]
+        oldest = self._arrivals[0]
         if len(self._records) >= self.max_batch_size:
             return oldest
         return oldest + self.max_delay_s if is_free else None
@@ -67,27 +66,18 @@ class PrefetchBuffer:
     def take(self) -> list[Record]:
         """Remove and return the next batch; empty if no record waits."""
         count = min(len(self._records), self.max_batch_size)
-        popleft = self._records.popleft
-        batch = [popleft() for _ in range(count)]
+        batch = [self._records.popleft() for _ in range(count)]
+        self._arrivals = deque(islice(self._arrivals, count, None))
         self._bytes = self._bytes - _size(batch) if self._records else 0
-        while count:
-            came_at, arrived = self._arrivals.popleft()
-            if arrived > count:
-                self._arrivals.appendleft((came_at, arrived - count))
-                break
-            count -= arrived
         return batch
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
         """Drop waiting records of these partitions: another member reads them."""
-        records = iter(self._records)
-        left = [
-            (came_at, [r for r in islice(records, count) if r.topic_partition not in partitions])
-            for came_at, count in self._arrivals
-        ]
+        waiting = list(zip(self._records, self._arrivals, strict=True))
         self.clear()
-        for came_at, some in left:
-            self.put(some, came_at)
+        for record, came_at in waiting:
+            if record.topic_partition not in partitions:
+                self.put([record], came_at)
 
     def clear(self) -> None:
         """Drop all waiting records."""
