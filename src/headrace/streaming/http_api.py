@@ -19,7 +19,7 @@ from socketserver import (
     ThreadingUnixStreamServer,
 )
 from stat import S_ISSOCK
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -28,9 +28,6 @@ from headrace.observe.metrics import TEXT_TYPE
 from headrace.streaming.metrics import render_metrics
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.worker import WorkerLoop
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _REQUEST_TIMEOUT_S: Final = 10.0
 _SLOTS: Final = threading.BoundedSemaphore(16)
@@ -88,15 +85,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:  # as above
         """Pause or resume, on the Unix socket only."""
-        actions: dict[str, Callable[[], None]] = {
-            "/internal/pause": self._worker.pause,
-            "/internal/resume": self._worker.resume,
-        }
-        action = actions.get(self.path)
-        if action is None or not self._is_local:
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        action()
+        match self.path:
+            case "/internal/pause" if self._is_local:
+                self._worker.pause()
+            case "/internal/resume" if self._is_local:
+                self._worker.resume()
+            case _:
+                self.send_error(HTTPStatus.NOT_FOUND)
+                return
         self._answer(msgspec.json.encode(self._worker.status), _JSON)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # the library's

@@ -10,6 +10,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Final, NamedTuple
 
 import msgspec
@@ -169,27 +171,18 @@ def plan_windows(settings: StreamWindowsSpec) -> WindowPlan:
 
 def _aggregate(function: Function, panes: Sequence[Pane]) -> Number:
     """Return the aggregate of panes; NaN where there is no value for a minimum, maximum or mean."""
-    if function is Function.COUNT:
-        return sum([pane.values for pane in panes])
-    if function is Function.SUM:
-        return _total(panes)
     count = sum([pane.values for pane in panes])
-    if not count:
+    if function is Function.COUNT:
+        return count
+    if not count and function is not Function.SUM:
         return math.nan
-    if function is Function.MEAN:
-        return _total(panes) / count
     if function is Function.MIN:
         return min([pane.least for pane in panes])
-    assert function is Function.MAX
-    return max([pane.greatest for pane in panes])
-
-
-def _total(panes: Sequence[Pane]) -> float:
-    """Add totals in order of time, so that the result is always the same."""
-    total = 0.0
-    for total_of_one in [pane.total for pane in panes]:
-        total += total_of_one
-    return total
+    if function is Function.MAX:
+        return max([pane.greatest for pane in panes])
+    # In order of time, and not by `sum`, which compensates for rounding in some versions of Python.
+    total = reduce(add, [pane.total for pane in panes], 0.0)
+    return total if function is Function.SUM else total / count
 
 
 _MAX_KEY_BYTES: Final = 1024

@@ -7,6 +7,7 @@ crash gives the same values. A power failure may lose the last transactions; the
 again.
 """
 
+import hashlib
 import logging
 import math
 import sqlite3
@@ -162,7 +163,11 @@ class PartitionState:
             before = panes.get(pane)
             if before is None:
                 insort(order, pane)
-                _forget(panes, order, series.first_needed(oldest_us), touched, (number, key))
+                first = series.first_needed(oldest_us)
+                while order[0] < first:  # no later event needs it
+                    dropped = order.pop(0)
+                    panes.pop(dropped, None)
+                    touched.discard((number, key, dropped))
             panes[pane] = (before or Pane()).with_value(value)
             touched.add((number, key, pane))
 
@@ -174,16 +179,6 @@ class PartitionState:
             panes, order = self._keys[series_key], self._orders[series_key]
             values.append(window.value(panes, order, series.pane_us, at_us))
         return values
-
-
-def _forget(
-    panes: dict[int, Pane], order: list[int], first: int, touched: set[PaneOf], series_key: KeyOf
-) -> None:
-    """Drop panes before `first`, which no later event needs."""
-    while order[0] < first:
-        pane = order.pop(0)
-        panes.pop(pane, None)
-        touched.discard((*series_key, pane))
 
 
 _log = logging.getLogger(__name__)
@@ -329,8 +324,6 @@ def state_path(folder: Path, partition: TopicPartition) -> Path:
     """Return the file of a partition; a long topic name is cut and completed by its hash."""
     name = quote(partition.topic, safe="")
     if len(name) > _MAX_NAME:
-        import hashlib  # noqa: PLC0415  # few topic names are that long
-
         digest = hashlib.sha256(partition.topic.encode()).hexdigest()[:16]
         name = f"{name[:_MAX_NAME]}~{digest}"
     return folder / f"{name}-{partition.partition}.db"
