@@ -26,7 +26,6 @@ from headrace.streaming.brokers.checks import check_records, check_start_offsets
 from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
 T = TypeVar("T")
-U = TypeVar("U")
 Held = tuple[Record, T]
 """A record, and the token that acknowledges it."""
 
@@ -218,11 +217,8 @@ RETRY_PAUSE_S: Final = 0.1
 _LAG_EVERY_S: Final = 1.0
 
 
-class SharedSession(ABC, Generic[T, U]):
-    """Session on topics whose records are shared among members; a broker implements the hooks.
-
-    Type parameters: the token that acknowledges a record, and a delivery as the broker writes it.
-    """
+class SharedSession(ABC, Generic[T]):
+    """Session on topics whose records are shared among members; a broker implements the hooks."""
 
     expired = 0
     is_member = True
@@ -248,7 +244,7 @@ class SharedSession(ABC, Generic[T, U]):
             tuple(partitions or (TopicPartition(topic, 0) for topic in topics))
         )
         self._is_exact = membership.delivery is Delivery.EXACTLY_ONCE
-        self._unsent: deque[U] = deque()
+        self._unsent: deque[tuple[Sequence[NewRecord], Mapping[TopicPartition, list[T]]]] = deque()
         self._lag: dict[TopicPartition, PartitionLag] = {}
         self._problem = ""
         self._was_disconnected = False
@@ -312,7 +308,7 @@ class SharedSession(ABC, Generic[T, U]):
                 if held
             }
             if records or tokens:
-                self._unsent.append(self._prepare(records, tokens))
+                self._unsent.append((records, tokens))
                 self._send()
                 self._problem = ""
         except UnavailableError as error:
@@ -400,7 +396,7 @@ class SharedSession(ABC, Generic[T, U]):
 
     def _send(self) -> None:
         while self._unsent:
-            self._write(self._unsent[0])
+            self._write(*self._unsent[0])
             self._unsent.popleft()
 
     @abstractmethod
@@ -423,14 +419,10 @@ class SharedSession(ABC, Generic[T, U]):
         """Measure the lag and store it in `_lag`."""
 
     @abstractmethod
-    def _prepare(
+    def _write(
         self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[T]]
-    ) -> U:
-        """Return a delivery; raise InvalidArgumentError for an unsupported record."""
-
-    @abstractmethod
-    def _write(self, unsent: U) -> None:
-        """Write a delivery and acknowledge its input."""
+    ) -> None:
+        """Write records and acknowledge their input; called again with both after a failure."""
 
     def _confirm(self) -> None:
         """Wait until acknowledgements are confirmed."""

@@ -38,7 +38,7 @@ from headrace.streaming.brokers.checks import (
     split_options,
 )
 from headrace.streaming.brokers.nats import connection as groups
-from headrace.streaming.brokers.nats.connection import TIMEOUT_S, NatsLink, messages_of, publish
+from headrace.streaming.brokers.nats.connection import TIMEOUT_S, NatsLink, publish
 from headrace.streaming.brokers.nats.messages import record_of
 from headrace.streaming.brokers.nats.session import NatsSession
 from headrace.streaming.records import NewRecord, Record, TopicPartition
@@ -96,11 +96,9 @@ class NatsBroker:
         """Write records; see `Broker`. After an error, some may have been written."""
         check_records(records)
         link = self._link()
-        max_bytes = link.client.max_payload
         for start in range(0, len(records), _BATCH_SIZE):
             some = records[start : start + _BATCH_SIZE]
-            messages = messages_of(some, sender="", max_bytes=max_bytes)
-            link.ask("write records", publish(link, messages))
+            link.ask("write records", publish(link, some, sender=""))
 
     def read(
         self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import nats.errors
@@ -367,21 +367,20 @@ _OVERHEAD_BYTES: Final = 64
 _LINE_BYTES: Final = 4
 
 
-class NatsMessage(NamedTuple):
-    """A message to publish."""
+async def publish(link: NatsLink, records: Sequence[NewRecord], *, sender: str) -> None:
+    """Publish records and wait for each acknowledgement.
 
-    topic: str
-    payload: bytes
-    headers: dict[str, str]
-
-
-def messages_of(records: Sequence[NewRecord], *, sender: str, max_bytes: int) -> list[NatsMessage]:
-    """Return the messages for records.
+    Args:
+        sender: See `headers_of`.
 
     Raises:
-        InvalidArgumentError: A message exceeds the server's limit.
+        InvalidArgumentError: A message exceeds the server's limit; none was published.
+        UnavailableError: An acknowledgement is missing; some messages may be stored.
+        NotFoundError: A topic does not exist.
     """
-    messages = []
+    link.check_connected()
+    max_bytes = link.client.max_payload
+    messages: list[tuple[str, bytes, dict[str, str]]] = []
     for record in records:
         payload = record.value or b""
         headers = headers_of(record, sender=sender)
@@ -393,18 +392,7 @@ def messages_of(records: Sequence[NewRecord], *, sender: str, max_bytes: int) ->
                 f"server takes {max_bytes}; raise its max_payload, or write smaller answers"
             )
             raise InvalidArgumentError(message)
-        messages.append(NatsMessage(record.topic, payload, headers))
-    return messages
-
-
-async def publish(link: NatsLink, messages: Sequence[NatsMessage]) -> None:
-    """Publish messages and wait for each acknowledgement.
-
-    Raises:
-        UnavailableError: An acknowledgement is missing; some messages may be stored.
-        NotFoundError: A topic does not exist.
-    """
-    link.check_connected()
+        messages.append((record.topic, payload, headers))
     waiting = [
         await link.stream_api.publish_async(topic, payload, headers=headers or None)
         for topic, payload, headers in messages
@@ -420,7 +408,7 @@ async def publish(link: NatsLink, messages: Sequence[NatsMessage]) -> None:
     errors = [error for future in done if (error := future.exception()) is not None]
     if not errors:
         return
-    for topic in {message.topic for message in messages}:
+    for topic in {record.topic for record in records}:
         await stream_of(link, topic)
     raise errors[0]
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import nats.errors
@@ -16,9 +16,7 @@ from headrace.streaming.brokers.inbox import Inbox, SharedSession
 from headrace.streaming.brokers.nats import connection as groups
 from headrace.streaming.brokers.nats.connection import (
     NatsLink,
-    NatsMessage,
     acknowledge,
-    messages_of,
     publish,
 )
 from headrace.streaming.brokers.nats.messages import STATUS, record_of
@@ -127,12 +125,7 @@ _HEARTBEATS_PER_TIMEOUT: Final = 3  # progress reports before a message is redel
 _MAX_HEARTBEAT_S: Final = 1.0
 
 
-class _Unsent(NamedTuple):
-    messages: Sequence[NatsMessage]
-    replies: Sequence[str]
-
-
-class NatsSession(SharedSession[str, _Unsent]):
+class NatsSession(SharedSession[str]):
     """Session on NATS JetStream; see `ConsumerSession`.
 
     It reports progress on delivered messages while `poll` is called. Its coroutines run in the
@@ -197,21 +190,16 @@ class NatsSession(SharedSession[str, _Unsent]):
     def _update_lag(self) -> None:
         self._link.begin(self._read_lag())
 
-    def _prepare(
+    def _write(
         self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[str]]
-    ) -> _Unsent:
-        messages = messages_of(
-            records, sender=self._membership.group, max_bytes=self._link.client.max_payload
-        )
-        self._unconfirmed |= {partition: replies[-1] for partition, replies in tokens.items()}
-        return _Unsent(messages, [reply for replies in tokens.values() for reply in replies])
-
-    def _write(self, unsent: _Unsent) -> None:
+    ) -> None:
         async def write() -> None:
-            await publish(self._link, unsent.messages)
-            await acknowledge(self._link, unsent.replies, is_confirmed=self._is_exact)
+            await publish(self._link, records, sender=self._membership.group)
+            replies = [reply for replies in tokens.values() for reply in replies]
+            await acknowledge(self._link, replies, is_confirmed=self._is_exact)
 
         self._link.ask("deliver", write())
+        self._unconfirmed |= {partition: replies[-1] for partition, replies in tokens.items()}
 
     def _confirm(self) -> None:
         replies = list(self._unconfirmed.values())

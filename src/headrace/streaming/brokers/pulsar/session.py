@@ -72,12 +72,9 @@ _HEARTBEAT_S: Final = 1.0
 _ACKS_WITHIN_S: Final = 0.15  # the client sends acknowledgements every 0.1 s
 _QUEUE: Final = 1000
 _PARTITIONS_EVERY_S: Final = 30.0
-Tokens = Mapping[TopicPartition, Sequence[pulsar.MessageId]]
-Unsent = tuple[Sequence[NewRecord], Tokens]
-"""Records to write, and the messages to acknowledge with them."""
 
 
-class PulsarSession(SharedSession[pulsar.MessageId, Unsent]):
+class PulsarSession(SharedSession[pulsar.MessageId]):
     """Session on Pulsar, at least once; see `ConsumerSession`.
 
     The broker detects dead members by their connections, and decides which member gets a record of
@@ -152,11 +149,11 @@ class PulsarSession(SharedSession[pulsar.MessageId, Unsent]):
             self._listener.on_assigned([partition])
         self._heartbeat_at = now + self._heartbeat_s
 
-    def _prepare(self, records: Sequence[NewRecord], tokens: Tokens) -> Unsent:
-        return records, tokens
-
-    def _write(self, unsent: Unsent) -> None:
-        records, tokens = unsent
+    def _write(
+        self,
+        records: Sequence[NewRecord],
+        tokens: Mapping[TopicPartition, Sequence[pulsar.MessageId]],
+    ) -> None:
         self._link.write(records)
         with self._link.translating_errors("acknowledge"):
             for partition, ids in tokens.items():

@@ -240,8 +240,6 @@ def record_of(
 
 _MAX_FIELDS: Final = 2000  # names and values; the server's Lua accepts fewer than 8000 arguments
 _MAX_BYTES: Final = 256 << 20  # the server accepts 512 MB per value, and disconnects beyond
-Call = tuple[list[str], list[Argument]]
-"""Keys and arguments of a script."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,30 +277,3 @@ def add_arguments(record: NewRecord, trim: Trim, now_s: float) -> list[Argument]
 def members_key(topic: str, group: str) -> str:
     """Return the key of a group's members."""
     return f"headrace:members:{topic}:{group}"
-
-
-def delivery_call(
-    owner: tuple[str, str],
-    written: Sequence[tuple[str, list[Argument]]],
-    tokens: Mapping[TopicPartition, Sequence[bytes]],
-    *,
-    is_strict: bool,
-) -> Call:
-    """Return the arguments of the script DELIVER.
-
-    Args:
-        owner: Group and consumer.
-        written: Topics, and arguments of XADD.
-        tokens: Ids of input entries, ascending, at least one for each partition.
-        is_strict: Whether all of them must still belong to this consumer.
-    """
-    numbers: dict[str, int] = {}
-    arguments: list[Argument] = [int(is_strict), *owner, len(tokens)]
-    for partition, ids in tokens.items():
-        number = numbers.setdefault(partition.topic, len(numbers) + 1)
-        arguments += (number, len(ids), *ids)
-    arguments.append(len(written))
-    for topic, added in written:
-        number = numbers.setdefault(topic, len(numbers) + 1)
-        arguments += (number, len(added), *added)
-    return list(numbers), arguments

@@ -92,19 +92,12 @@ return {has_more, found}
 DELIVER: Final = (
     _COMMON
     + """
--- KEYS: streams. ARGV: is strict, group, consumer,
---   inputs, then for each: number of its key, ids, these;
---   records, then for each: number of its key, arguments, these
-local at = 3
-local function following()
-  at = at + 1
-  return ARGV[at]
-end
+-- KEYS: streams. ARGV: is strict, group, consumer, and two JSON arrays of pairs:
+--   an input stream and ids, ascending; the stream of a record and the number of XADD's arguments,
+--   which follow for each record
 local done = {}
-for _ = 1, tonumber(following()) do
-  local key = KEYS[tonumber(following())]
-  local ids = {}
-  for i = 1, tonumber(following()) do ids[i] = following() end
+for _, input in ipairs(cjson.decode(ARGV[4])) do
+  local key, ids = input[1], input[2]
   local mine = {}
   local listed = redis.call('XPENDING', key, ARGV[2], ids[1], ids[#ids], #ids + 256, ARGV[3])
   for _, entry in ipairs(listed) do mine[entry[1]] = true end
@@ -116,23 +109,13 @@ for _ = 1, tonumber(following()) do
     end
   end
 end
-local start = at
-local checked = {}
-local records = tonumber(following())
-for _ = 1, records do
-  local key = KEYS[tonumber(following())]
-  if not checked[key] then
-    if not is_stream(key) then return redis.error_reply('NOTOPIC ' .. key) end
-    checked[key] = true
-  end
-  at = at + tonumber(ARGV[at + 1]) + 1
+for _, key in ipairs(KEYS) do
+  if not is_stream(key) then return redis.error_reply('NOTOPIC ' .. key) end
 end
-at = start + 1
-for _ = 1, records do
-  local key = KEYS[tonumber(following())]
-  local count = tonumber(following())
-  redis.call('XADD', key, unpack(ARGV, at + 1, at + count))
-  at = at + count
+local at = 6
+for _, record in ipairs(cjson.decode(ARGV[5])) do
+  redis.call('XADD', record[1], unpack(ARGV, at, at + record[2] - 1))
+  at = at + record[2]
 end
 for _, one in ipairs(done) do redis.call('XACK', one[1], ARGV[2], one[2]) end
 return #done

@@ -2,7 +2,10 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Final, cast
+
+import msgspec
 
 from headrace.core import HeadraceError
 from headrace.core.clock import Clock
@@ -11,11 +14,9 @@ from headrace.streaming.brokers.inbox import Inbox, SharedSession
 from headrace.streaming.brokers.redis import scripts
 from headrace.streaming.brokers.redis.connection import (
     TIMEOUT_S,
-    Call,
     RedisConnection,
     Trim,
     add_arguments,
-    delivery_call,
     id_of,
     members_key,
     offset_of,
@@ -96,9 +97,10 @@ class RedisReader:
 _HEARTBEATS_PER_TIMEOUT: Final = 3  # heartbeats within the session timeout
 _MAX_TAKEN_OVER: Final = 1000
 _PAGE: Final = 500
+_encode: Final = msgspec.json.Encoder().encode
 
 
-class RedisSession(SharedSession[bytes, Call]):
+class RedisSession(SharedSession[bytes]):
     """Session on Redis streams; see `ConsumerSession`. A thread reads.
 
     One script writes answers and acknowledgements.
@@ -183,16 +185,20 @@ class RedisSession(SharedSession[bytes, Call]):
         self._was_disconnected = False
         self._reader.resume()
 
-    def _prepare(
+    def _write(
         self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[bytes]]
-    ) -> Call:
+    ) -> None:
         now_s = self._clock.now()
-        written = [(record.topic, add_arguments(record, self._trim, now_s)) for record in records]
-        owner = (self._membership.group, self._consumer)
-        return delivery_call(owner, written, tokens, is_strict=self._is_exact)
-
-    def _write(self, unsent: Call) -> None:
-        self._link.run("deliver", scripts.DELIVER, *unsent)
+        added = [add_arguments(record, self._trim, now_s) for record in records]
+        inputs = [(topic, [*map(bytes.decode, ids)]) for (topic, _), ids in tokens.items()]
+        counts = [(record.topic, len(some)) for record, some in zip(records, added, strict=True)]
+        arguments = (int(self._is_exact), self._membership.group, self._consumer)
+        self._link.run(
+            "deliver",
+            scripts.DELIVER,
+            sorted({topic for topic, _ in (*inputs, *counts)}),
+            (*arguments, _encode(inputs), _encode(counts), *chain.from_iterable(added)),
+        )
 
     def _update_lag(self) -> None:
         for partition in self._inbox.partitions:
