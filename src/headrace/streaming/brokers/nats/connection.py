@@ -31,7 +31,7 @@ from headrace.core import (
 from headrace.streaming.broker import Membership, StartPosition
 from headrace.streaming.brokers.checks import TLS_FILES, shown, split_options, tls_context
 from headrace.streaming.brokers.nats.messages import headers_of, token_of
-from headrace.streaming.records import NewRecord
+from headrace.streaming.records import NewRecord, PartitionLag
 
 _MAX_IN_FLIGHT: Final = 65_536
 _MAX_NAME: Final = 200
@@ -261,22 +261,22 @@ async def responds(link: NatsLink, subject: str, payload: bytes = b"?") -> bool:
 
 
 async def lag_of(
-    link: NatsLink, stream: str, consumer: str, topic: str
-) -> tuple[int, float | None] | None:
-    """Return the number of waiting messages and the oldest one's time; None without a group."""
+    link: NatsLink, stream: str, consumer: str, topic: str, *, now_s: float
+) -> PartitionLag | None:
+    """Return the lag of a group at a Unix time; None without the group."""
     info = await info_of(link, stream, consumer)
     if info is None:
         return None
     records = (info.num_pending or 0) + (info.num_ack_pending or 0)
-    if not records:
-        return 0, None
-    try:
-        oldest = await link.stream_api.get_msg(
-            stream, seq=position_of(info), subject=topic, next=True
-        )
-    except nats.js.errors.NotFoundError:
-        return records, None
-    return records, None if oldest.time is None else oldest.time.timestamp()
+    seconds = None if records else 0.0
+    if records:
+        with suppress(nats.js.errors.NotFoundError):
+            oldest = await link.stream_api.get_msg(
+                stream, seq=position_of(info), subject=topic, next=True
+            )
+            if oldest.time is not None:
+                seconds = max(now_s - oldest.time.timestamp(), 0.0)
+    return PartitionLag(records=records, seconds=seconds)
 
 
 def _base(consumer: str, topic: str, ack_wait_s: float) -> api.ConsumerConfig:

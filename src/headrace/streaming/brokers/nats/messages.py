@@ -74,14 +74,8 @@ def record_of(
 
 def token_of(name: str) -> str:
     """Return `name` as one token of a subject, and as the name of a consumer."""
-    return "".join(
-        part if part.isascii() and (part.isalnum() or part in "-_") else _escaped(part)
-        for part in name
-    )
-
-
-def _escaped(character: str) -> str:
-    return "".join(f"={byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+    escaped = quote(name, safe="", errors="surrogateescape")
+    return escaped.replace(".", "%2E").replace("~", "%7E").replace("%", "=")
 
 
 def _are_plain(headers: tuple[Header, ...]) -> bool:

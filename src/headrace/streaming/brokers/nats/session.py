@@ -20,7 +20,7 @@ from headrace.streaming.brokers.nats.connection import (
     publish,
 )
 from headrace.streaming.brokers.nats.messages import STATUS, record_of
-from headrace.streaming.records import NewRecord, PartitionLag, TopicPartition
+from headrace.streaming.records import NewRecord, TopicPartition
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -287,17 +287,16 @@ class NatsSession(SharedSession[str]):
 
     async def _read_lag(self) -> None:
         """Measure the lag."""
+        now_s = self._clock.now()
         with suppress(nats.errors.Error):
             for partition, pull in self._pulls.items():
-                lag = await groups.lag_of(self._link, pull.stream, pull.consumer, partition.topic)
+                lag = await groups.lag_of(
+                    self._link, pull.stream, pull.consumer, partition.topic, now_s=now_s
+                )
                 if lag is None:
                     self._fail(pull.missing_group())
                     return
-                records, oldest_s = lag
-                seconds = 0.0 if not records else None
-                if oldest_s is not None:
-                    seconds = max(self._clock.now() - oldest_s, 0)
-                self._lag[partition] = PartitionLag(records=records, seconds=seconds)
+                self._lag[partition] = lag
 
 
 async def _answer(message: Msg) -> None:
