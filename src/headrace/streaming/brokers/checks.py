@@ -71,9 +71,8 @@ def check_records(records: Sequence[NewRecord], *, has_partitions: bool = False)
     """Raise InvalidArgumentError if a record has an invalid topic or partition."""
     for record in records:
         check_topic(record.topic)
-        if record.partition not in {None, 0} and not has_partitions:
-            message = f"{record.topic} has only partition 0, not {record.partition}"
-            raise InvalidArgumentError(message)
+        if not has_partitions:
+            check_partition(TopicPartition(record.topic, record.partition or 0))
 
 
 def check_start_offsets(

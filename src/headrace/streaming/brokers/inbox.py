@@ -8,9 +8,10 @@ acknowledged.
 
 import heapq
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import ClassVar, Final, Generic, TypeVar
 
@@ -84,12 +85,6 @@ class PartitionBuffer(Generic[T]):
             acknowledged.append(self._delivered.pop(offset))
         return acknowledged
 
-    def clear(self) -> list[Held[T]]:
-        """Remove and return all records."""
-        dropped = self.held
-        self._order, self._waiting, self._delivered = [], {}, {}
-        return dropped
-
 
 class Inbox(Generic[T]):
     """Buffers of all partitions of a member. Safe to use from any thread."""
@@ -101,7 +96,7 @@ class Inbox(Generic[T]):
         }
         self._rotation = deque(partitions)
         self._is_woken = False
-        self._is_closed = False
+        self.is_closed = False
         self._demand = 0
 
     @property
@@ -148,18 +143,31 @@ class Inbox(Generic[T]):
             return records if arrived else None
 
     def close(self) -> None:
-        """Make `wait_for_demand` return at once from now on."""
+        """End the threads that read."""
         with self._changed:
-            self._is_closed = True
+            self.is_closed = True
             self._changed.notify_all()
 
-    def wait_for_demand(self, timeout_s: float) -> tuple[int, list[TopicPartition]]:
-        """Wait until a `poll` waits for records; return how many, and of which partitions."""
+    def wait_for_demand(
+        self, timeout_s: float, among: Collection[TopicPartition] | None = None
+    ) -> tuple[int, list[TopicPartition]]:
+        """Wait until a `poll` waits for records; return how many, and of which partitions.
+
+        Args:
+            among: Partitions that the caller reads; None for all.
+
+        Returns:
+            0 and no partition after the timeout, or if the inbox is closed.
+        """
+
+        def wanted() -> list[TopicPartition]:
+            if self.is_closed or not self._demand:
+                return []
+            return [p for p in self.open_partitions() if among is None or p in among]
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_closed or (self._demand > 0 and self.open_partitions()), timeout_s
-            )
-            return self._demand, self.open_partitions()
+            partitions = self._changed.wait_for(wanted, timeout_s)
+            return (self._demand if partitions else 0), partitions
 
     def wake(self) -> None:
         """Make `poll`, or the next one, return."""
@@ -191,11 +199,6 @@ class Inbox(Generic[T]):
         with self._changed:
             return sum(buffer.waiting for buffer in self._buffers.values())
 
-    def clear(self) -> list[Held[T]]:
-        """Remove and return all records."""
-        with self._changed:
-            return [held for buffer in self._buffers.values() for held in buffer.clear()]
-
     def open_partitions(self) -> list[TopicPartition]:
         """Return partitions to read: not paused, and without records that must wait."""
         with self._changed:
@@ -214,7 +217,53 @@ class Inbox(Generic[T]):
 
 
 RETRY_PAUSE_S: Final = 0.1
+_DEMAND_S: Final = 0.5
 _LAG_EVERY_S: Final = 1.0
+
+
+class ReadingThread(Generic[T]):
+    """Thread that reads records into an inbox while a `poll` waits for them, until it is closed.
+
+    Args:
+        read: Reads at most so many records of these partitions; called again after an error.
+        among: See `Inbox.wait_for_demand`.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox[T],
+        read: Callable[[int, Sequence[TopicPartition]], None],
+        *,
+        among: Collection[TopicPartition] | None = None,
+    ) -> None:
+        self.error: HeadraceError | None = None
+        """The last error of `read`, until the session clears it."""
+        self._inbox = inbox
+        self._read = read
+        self._among = among
+        self._thread = threading.Thread(target=self._run, name="stream-reader", daemon=True)
+
+    def start(self) -> None:
+        """Start to read, unless the thread runs."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait for the end of the thread after its inbox was closed."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._inbox.is_closed:
+            max_records, partitions = self._inbox.wait_for_demand(_DEMAND_S, self._among)
+            if not max_records:
+                continue
+            try:
+                self._read(max_records, partitions)
+            except HeadraceError as error:
+                self.error = error
+                self._inbox.wake()
+                time.sleep(RETRY_PAUSE_S)
 
 
 class SharedSession(ABC, Generic[T]):
@@ -374,7 +423,7 @@ class SharedSession(ABC, Generic[T]):
             if not self._has_begun:
                 self._begin()
             self._send()
-            self._heartbeat(max_records, now)
+            self._heartbeat(max_records, is_due=now >= self._heartbeat_at)
             if now >= self._lag_at:
                 self._update_lag()
                 self._lag_at = now + _LAG_EVERY_S
@@ -399,9 +448,9 @@ class SharedSession(ABC, Generic[T]):
             self._write(*self._unsent[0])
             self._unsent.popleft()
 
-    @abstractmethod
     def _connection_problem(self) -> str:
         """Return why the connection is down; empty if it is up or unknown."""
+        return ""
 
     @abstractmethod
     def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
@@ -411,8 +460,8 @@ class SharedSession(ABC, Generic[T]):
         """Request up to `max_records` records; called before each wait."""
 
     @abstractmethod
-    def _heartbeat(self, max_records: int, now: float) -> None:
-        """Send heartbeats and set `_heartbeat_at`; called in each iteration."""
+    def _heartbeat(self, max_records: int, *, is_due: bool) -> None:
+        """Send heartbeats if they are due, and set `_heartbeat_at`; called in each iteration."""
 
     @abstractmethod
     def _update_lag(self) -> None:

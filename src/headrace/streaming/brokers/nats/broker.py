@@ -81,8 +81,7 @@ class NatsBroker:
         groups.consumer_of(membership.member)
         for topic in membership.topics:
             _check_subject(topic)
-        with self._lock:
-            self._check_open()
+        self._link()
         return NatsSession(self._url, membership, listener, self._clock)
 
     def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> None:  # noqa: ARG002  # no limit per topic
@@ -166,15 +165,12 @@ class NatsBroker:
 
     def _link(self) -> NatsLink:
         with self._lock:
-            self._check_open()
+            if self._is_closed:
+                raise FailedPreconditionError("this broker is closed; open it again")
             if self._opened is None:
                 self._opened = NatsLink(self._url)
             self._opened.check_connected()
             return self._opened
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise FailedPreconditionError("this broker is closed; open it again")
 
     async def _create(self, link: NatsLink, topic: str) -> None:
         with suppress(NotFoundError):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -33,30 +34,20 @@ _DESCRIPTION: Final = "Description"
 _encode: Final = msgspec.json.Encoder().encode
 
 
+@dataclass(slots=True, kw_only=True)
 class NatsPull:
     """Pull requests of one topic, whose messages go to `inbox`."""
 
-    def __init__(
-        self,
-        link: NatsLink,
-        partition: TopicPartition,
-        *,
-        stream: str,
-        consumer: str,
-        inbox: Inbox[str],
-        fail: Callable[[HeadraceError], None],
-    ) -> None:
-        self.stream = stream
-        self.consumer = consumer
-        self._link = link
-        self._partition = partition
-        self._next = f"{link.api}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._inbox = inbox
-        self._fail = fail
-        self._reply = ""
-        self._sub: Subscription | None = None
-        self._requested = 0
-        self._requested_until = 0.0
+    link: NatsLink
+    partition: TopicPartition
+    stream: str
+    consumer: str
+    inbox: Inbox[str]
+    fail: Callable[[HeadraceError], None]
+    _reply: str = ""
+    _sub: "Subscription | None" = None
+    _requested: int = 0
+    _requested_until: float = 0.0
 
     def missing(self, max_records: int) -> int:
         """Return how many records to request so that `max_records` are requested; 0 for few."""
@@ -71,24 +62,25 @@ class NatsPull:
     def missing_group(self) -> HeadraceError:
         """Return the error for a group that does not exist any more."""
         message = (
-            f"the group on topic '{self._partition.topic}' was deleted or moved in "
-            f"{self._link.name}; restart the stream to create it again"
+            f"the group on topic '{self.partition.topic}' was deleted or moved in "
+            f"{self.link.name}; restart the stream to create it again"
         )
         return FailedPreconditionError(message)
 
     async def open(self) -> None:
         """Subscribe to the replies."""
-        self._reply = self._link.client.new_inbox()
-        self._sub = await self._link.client.subscribe(self._reply, cb=self._on_message)
+        self._reply = self.link.client.new_inbox()
+        self._sub = await self.link.client.subscribe(self._reply, cb=self._on_message)
 
     async def ask(self, max_records: int) -> None:
         """Request that many more records."""
-        if not self._link.client.is_connected:
+        if not self.link.client.is_connected:
             return
         request = {"batch": max_records, "max_bytes": _MAX_BYTES, "expires": int(_EXPIRES_S * 1e9)}
         self._requested += max_records
         self._requested_until = time.monotonic() + _EXPIRES_S + _LATE_S
-        await self._link.client.publish(self._next, _encode(request), reply=self._reply)
+        subject = f"{self.link.api}.CONSUMER.MSG.NEXT.{self.stream}.{self.consumer}"
+        await self.link.client.publish(subject, _encode(request), reply=self._reply)
 
     async def close(self) -> None:
         """Unsubscribe; messages received before are in the inbox."""
@@ -102,11 +94,11 @@ class NatsPull:
             self._requested = max(self._requested - int(headers.get(_PENDING, self._requested)), 0)
             description = headers.get(_DESCRIPTION, "")
             if "consumer deleted" in description.lower():
-                self._fail(self.missing_group())
+                self.fail(self.missing_group())
             return
         metadata = message.metadata
         record = record_of(
-            self._partition,
+            self.partition,
             metadata.sequence.stream,
             message.data,
             headers,
@@ -114,7 +106,7 @@ class NatsPull:
             deliveries=metadata.num_delivered,
         )
         self._requested = max(self._requested - 1, 0)
-        self._inbox.offer([(record, message.reply)])
+        self.inbox.offer([(record, message.reply)])
 
 
 _PROGRESS: Final = b"+WPI"
@@ -180,12 +172,12 @@ class NatsSession(SharedSession[str]):
             if missing > 0:
                 self._link.begin(self._pulls[partition].ask(missing))
 
-    def _heartbeat(self, max_records: int, now: float) -> None:  # noqa: ARG002  # `_want` asks for records
+    def _heartbeat(self, max_records: int, *, is_due: bool) -> None:  # noqa: ARG002  # `_want` asks for records
         """Report progress on unacknowledged messages, so that they are not redelivered."""
-        if now >= self._heartbeat_at:
+        if is_due:
             held = [token for _, token in self._inbox.held()]
             self._link.begin(self._reply_all(held, _PROGRESS))
-            self._heartbeat_at = now + self._heartbeat_s
+            self._heartbeat_at = self._clock.monotonic() + self._heartbeat_s
 
     def _update_lag(self) -> None:
         self._link.begin(self._read_lag())
@@ -237,8 +229,8 @@ class NatsSession(SharedSession[str]):
             self._listens.append(await client.subscribe(own_subject, cb=self._on_member_message))
             self._listens.append(await client.subscribe(group_subject, cb=_answer))
             self._pulls[partition] = NatsPull(
-                self._link,
-                partition,
+                link=self._link,
+                partition=partition,
                 stream=stream,
                 consumer=groups.consumer_of(membership.group),
                 inbox=self._inbox,
@@ -277,7 +269,7 @@ class NatsSession(SharedSession[str]):
         """Return unacknowledged messages to the other members at once."""
         for pull in self._pulls.values():
             await pull.close()
-        await self._reply_all([token for _, token in self._inbox.clear()], _NOT_DONE)
+        await self._reply_all([token for _, token in self._inbox.held()], _NOT_DONE)
         await self._link.client.flush()
 
     async def _reply_all(self, replies: Sequence[str], word: bytes) -> None:

@@ -14,7 +14,6 @@ type become RuntimeError: runtimes distinguish such errors by their text.
 
 import math
 import secrets
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -50,12 +49,9 @@ class PulsarBroker:
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._clock = SystemClock() if clock is None else clock
         self._link = PulsarLink(url)
-        self._lock = threading.Lock()
-        self._is_closed = False
 
     def join(self, membership: Membership, listener: Rebalanced) -> PulsarSession:
         """Join a group; see `Broker`."""
-        self._check_open()
         check_membership(membership)
         if membership.delivery is Delivery.EXACTLY_ONCE:
             message = "Pulsar streams support only at_least_once; use a log, Kafka, NATS or Redis"
@@ -72,7 +68,6 @@ class PulsarBroker:
 
     def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> None:  # noqa: ARG002  # no limit per topic
         """Create a topic by opening a producer, with partitions by the admin API; see `Broker`."""
-        self._check_open()
         check_topic(topic)
         if partitions < 1:
             raise InvalidArgumentError(f"a topic needs at least 1 partition, not {partitions}")
@@ -82,7 +77,6 @@ class PulsarBroker:
 
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records; see `Broker`. After an error, some may have been written."""
-        self._check_open()
         check_records(records, has_partitions=True)
         self._link.write(records)
 
@@ -90,7 +84,6 @@ class PulsarBroker:
         self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int
     ) -> list[Record]:
         """Return records from these offsets on; see `Broker`."""
-        self._check_open()
         check_topic(topic)
         records: list[Record] = []
         for partition, offset in after.items():
@@ -99,7 +92,6 @@ class PulsarBroker:
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """Return first and next offsets; see `Broker`."""
-        self._check_open()
         check_topic(topic)
         ends: dict[TopicPartition, tuple[int, int]] = {}
         for partition, name in self._link.partitions(topic).items():
@@ -118,7 +110,6 @@ class PulsarBroker:
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Return the offset below which all records are acknowledged; see `Broker`."""
-        self._check_open()
         check_topic(topic)
         check_text("group", group)
         return {
@@ -152,14 +143,7 @@ class PulsarBroker:
 
     def close(self) -> None:
         """Close all connections, including those of sessions. Idempotent."""
-        with self._lock:
-            if not self._is_closed:
-                self._is_closed = True
-                self._link.close()
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise FailedPreconditionError("this broker is closed; open it again")
+        self._link.close()
 
     def _last(self, full_name: str) -> int:
         """Return the offset of the last record, by a temporary subscription."""

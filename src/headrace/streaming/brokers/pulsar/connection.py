@@ -62,6 +62,7 @@ class PulsarLink:
         self._namespace = parts.path.strip("/") or _NAMESPACE
         self._producers: dict[tuple[str, int | None], pulsar.Producer] = {}
         self._lock = threading.Lock()
+        self._is_closed = False
         token = _token(options)
         ca, cert, key = map(options.get, TLS_FILES)
         authentication = None if token is None else pulsar.AuthenticationToken(token)
@@ -159,7 +160,9 @@ class PulsarLink:
 
     @contextmanager
     def translating_errors(self, operation: str) -> Iterator[None]:
-        """Translate errors of the client or the server during `doing`."""
+        """Translate errors of the client or the server during `operation`."""
+        if self._is_closed:
+            raise FailedPreconditionError("this broker is closed; open it again")
         try:
             yield
         except (pulsar.PulsarException, ValueError) as error:
@@ -169,6 +172,7 @@ class PulsarLink:
 
     def close(self) -> None:
         """Close the client. Idempotent."""
+        self._is_closed = True
         self.admin.close()
         try:
             self.client.close()

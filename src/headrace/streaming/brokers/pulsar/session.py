@@ -1,9 +1,9 @@
 """Member of a subscription to Pulsar topics."""
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import ClassVar, Final
 
 import pulsar
@@ -11,63 +11,12 @@ import pulsar
 from headrace.core import HeadraceError, UnsupportedError
 from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced, StartPosition
-from headrace.streaming.brokers.inbox import RETRY_PAUSE_S, Inbox, SharedSession
+from headrace.streaming.brokers.inbox import ReadingThread, SharedSession
 from headrace.streaming.brokers.pulsar.connection import PulsarLink
 from headrace.streaming.brokers.pulsar.messages import record_of
 from headrace.streaming.records import NewRecord, PartitionLag, TopicPartition
 
-_WAIT_S: Final = 0.2
-
-
-class PulsarReader:
-    """One thread and one consumer of a partition, which it owns."""
-
-    def __init__(
-        self,
-        consumer: pulsar.Consumer,
-        partition: TopicPartition,
-        inbox: Inbox[pulsar.MessageId],
-        name: str,
-    ) -> None:
-        self.consumer = consumer
-        self._partition = partition
-        self._inbox = inbox
-        self._name = name
-        self._is_closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pulsar-reader", daemon=True)
-        self._thread.start()
-
-    @property
-    def problem(self) -> str:
-        """Why no records are received; empty if the connection is up."""
-        return "" if self.consumer.is_connected() else f"{self._name} is unavailable"
-
-    def close(self) -> None:
-        """End the thread and the consumer; unacknowledged messages are redelivered."""
-        self._is_closed.set()
-        self._thread.join()
-        try:
-            self.consumer.close()
-        except pulsar.PulsarException:
-            return  # the broker is unavailable, and detects the closed connection
-
-    def _run(self) -> None:
-        while not self._is_closed.is_set():
-            max_records, partitions = self._inbox.wait_for_demand(_WAIT_S)
-            if not max_records or self._partition not in partitions:
-                if max_records:
-                    self._is_closed.wait(RETRY_PAUSE_S)
-                continue
-            try:
-                message = self.consumer.receive(int(_WAIT_S * 1000))
-            except pulsar.Timeout:
-                continue
-            except pulsar.PulsarException:
-                self._is_closed.wait(RETRY_PAUSE_S)
-                continue
-            self._inbox.offer([(record_of(self._partition, message), message.message_id())])
-
-
+_RECEIVE_MS: Final = 200
 _HEARTBEAT_S: Final = 1.0
 _ACKS_WITHIN_S: Final = 0.15  # the client sends acknowledgements every 0.1 s
 _QUEUE: Final = 1000
@@ -93,7 +42,8 @@ class PulsarSession(SharedSession[pulsar.MessageId]):
         super().__init__(
             membership, listener, clock, heartbeat_s=_HEARTBEAT_S, partitions=tuple(names)
         )
-        self._readers: dict[TopicPartition, PulsarReader] = {}
+        self._consumers: dict[TopicPartition, pulsar.Consumer] = {}
+        self._readers: list[ReadingThread[pulsar.MessageId]] = []
         self._acked_at = 0.0
         self._link = link
         self._names = names
@@ -116,8 +66,8 @@ class PulsarSession(SharedSession[pulsar.MessageId]):
         return super().lag()
 
     def _connection_problem(self) -> str:
-        away = (reader.problem for reader in self._readers.values())
-        return next((problem for problem in away if problem), "")
+        is_up = all(consumer.is_connected() for consumer in self._consumers.values())
+        return "" if is_up else f"{self._link.name} is unavailable"
 
     def _open(self, partition: TopicPartition, name: str, start: StartPosition) -> None:
         is_first = start is StartPosition.EARLIEST
@@ -131,7 +81,15 @@ class PulsarSession(SharedSession[pulsar.MessageId]):
                 initial_position=position,
                 receiver_queue_size=_QUEUE,
             )
-        self._readers[partition] = PulsarReader(consumer, partition, self._inbox, self._link.name)
+
+        def receive(_max_records: int, _partitions: Sequence[TopicPartition]) -> None:
+            with self._link.translating_errors(f"read {name}"), suppress(pulsar.Timeout):
+                message = consumer.receive(_RECEIVE_MS)
+                self._inbox.offer([(record_of(partition, message), message.message_id())])
+
+        self._consumers[partition] = consumer
+        self._readers.append(ReadingThread(self._inbox, receive, among=(partition,)))
+        self._readers[-1].start()
 
     def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
         if start_offsets:
@@ -141,13 +99,13 @@ class PulsarSession(SharedSession[pulsar.MessageId]):
             )
             raise UnsupportedError(message)
 
-    def _heartbeat(self, max_records: int, now: float) -> None:  # noqa: ARG002  # the connection proves liveness
+    def _heartbeat(self, max_records: int, *, is_due: bool) -> None:  # noqa: ARG002  # the connection proves liveness
         """Open partitions that were added."""
-        for partition in self._names.keys() - self._readers.keys():
+        for partition in self._names.keys() - self._consumers.keys():
             self._inbox.add(partition)
             self._open(partition, self._names[partition], StartPosition.EARLIEST)
             self._listener.on_assigned([partition])
-        self._heartbeat_at = now + self._heartbeat_s
+        self._heartbeat_at = self._clock.monotonic() + self._heartbeat_s
 
     def _write(
         self,
@@ -158,7 +116,7 @@ class PulsarSession(SharedSession[pulsar.MessageId]):
         with self._link.translating_errors("acknowledge"):
             for partition, ids in tokens.items():
                 for message_id in ids:
-                    self._readers[partition].consumer.acknowledge(message_id)
+                    self._consumers[partition].acknowledge(message_id)
         self._acked_at = self._clock.monotonic()
 
     def _confirm(self) -> None:
@@ -167,8 +125,11 @@ class PulsarSession(SharedSession[pulsar.MessageId]):
     def _disconnect(self) -> None:
         self._inbox.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
-        for reader in self._readers.values():
-            reader.close()
+        for reader in self._readers:
+            reader.join()
+        for consumer in self._consumers.values():
+            with suppress(pulsar.PulsarException):  # the broker detects the closed connection
+                consumer.close()
 
     def _update_lag(self) -> None:
         if self._measurement is not None:

@@ -69,11 +69,9 @@ class RedisBroker:
         )
         self._clock = SystemClock() if clock is None else clock
         self._link = RedisConnection(self._url)
-        self._is_closed = False
 
     def join(self, membership: Membership, listener: Rebalanced) -> RedisSession:
         """Join a group; see `Broker`."""
-        self._check_open()
         check_membership(membership)
         name = quote(membership.member, safe=" /:")
         consumer = f"{name}#{secrets.token_hex(_EPOCH_BYTES)}"
@@ -94,7 +92,6 @@ class RedisBroker:
 
     def create_topic(self, topic: str, *, partitions: int = 1, like: str = "") -> None:  # noqa: ARG002  # no limit per topic
         """Create an empty stream unless one exists; see `Broker`."""
-        self._check_open()
         check_topic(topic)
         check_one_partition(partitions, kind="Redis")
         operation = f"create topic {topic}"
@@ -110,7 +107,6 @@ class RedisBroker:
 
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records; see `Broker`. After an error, some may have been written."""
-        self._check_open()
         check_records(records)
         for start in range(0, len(records), _BATCH_SIZE):
             some = records[start : start + _BATCH_SIZE]
@@ -181,12 +177,10 @@ class RedisBroker:
 
     def close(self) -> None:
         """Close connections; sessions have their own. Idempotent."""
-        self._is_closed = True
         self._link.close()
 
     def _last_offset(self, topic: str) -> int:
         """Return the offset of the last record ever written."""
-        self._check_open()
         check_topic(topic)
         answer = self._link.ask(f"look at topic {topic}", "XINFO", "STREAM", topic)
         flat = cast("list[object]", answer)
@@ -203,10 +197,6 @@ class RedisBroker:
         command = ("XRANGE", topic, id_of(offset), "+", "COUNT", max_records)
         answer = self._link.ask(f"read {topic}", *command)
         return cast("list[tuple[bytes, list[bytes]]]", answer)
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise FailedPreconditionError("this broker is closed; open it again")
 
 
 def _first_id(membership: Membership) -> bytes:

@@ -28,7 +28,7 @@ from headrace.streaming.brokers.checks import shown
 from headrace.streaming.records import NewRecord, Record, TopicPartition, parse_seconds
 
 Argument = bytes | str | int
-TIMEOUT_S: Final = 5.0
+_TIMEOUT_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 2.0
 _WAIT: Final = ("OOM", "READONLY", "MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN")
 _HINTS: Final = {
@@ -60,19 +60,16 @@ class RedisConnection:
     """Connection pool to a server; answers are returned as on the wire.
 
     A command that may have been sent is never sent again automatically.
-
-    Args:
-        timeout_s: How long one answer may take.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str) -> None:
         self.name = shown(url)
         address = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
         try:
             self._pool = redis.ConnectionPool.from_url(
                 address,
                 protocol=2,
-                socket_timeout=timeout_s,
+                socket_timeout=_TIMEOUT_S,
                 socket_connect_timeout=_CONNECT_TIMEOUT_S,
                 socket_keepalive=True,
                 retry=Retry(NoBackoff(), 0),
@@ -86,6 +83,7 @@ class RedisConnection:
         self._client = redis.Redis(connection_pool=self._pool)
         self._client.response_callbacks.clear()  # they return dicts, which lose duplicate headers
         self._scripts: dict[str, redis.commands.core.Script] = {}
+        self._is_closed = False
 
     def ask(self, operation: str, *command: Argument) -> object:
         """Return the answer to one command."""
@@ -115,7 +113,9 @@ class RedisConnection:
 
     @contextmanager
     def translating_errors(self, operation: str) -> Iterator[None]:
-        """Translate errors of the client or the server during `doing`."""
+        """Translate errors of the client or the server during `operation`."""
+        if self._is_closed:
+            raise FailedPreconditionError("this broker is closed; open it again")
         try:
             yield
         except (redis.RedisError, OSError) as error:
@@ -123,6 +123,7 @@ class RedisConnection:
 
     def close(self) -> None:
         """Close all connections, including those in use. Idempotent."""
+        self._is_closed = True
         self._pool.disconnect()
 
 
