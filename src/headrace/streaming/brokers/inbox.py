@@ -347,14 +347,10 @@ class SharedSession(ABC, Generic[T]):
                 topic, number = min(unassigned)
                 who = f"member '{self._membership.member}' of group '{self._membership.group}'"
                 raise ConflictError(f"partition {topic}/{number} is not assigned to {who}")
-            acknowledged = {
-                partition: self._inbox.acknowledge(partition, upper)
-                for partition, upper in offsets.items()
-            }
             tokens = {
                 partition: [token for _, token in held]
-                for partition, held in acknowledged.items()
-                if held
+                for partition, upper in offsets.items()
+                if (held := self._inbox.acknowledge(partition, upper))
             }
             if records or tokens:
                 self._unsent.append((records, tokens))
@@ -423,7 +419,10 @@ class SharedSession(ABC, Generic[T]):
             if not self._has_begun:
                 self._begin()
             self._send()
-            self._heartbeat(max_records, is_due=now >= self._heartbeat_at)
+            is_due = now >= self._heartbeat_at
+            self._heartbeat(max_records, is_due=is_due)
+            if is_due:
+                self._heartbeat_at = now + self._heartbeat_s
             if now >= self._lag_at:
                 self._update_lag()
                 self._lag_at = now + _LAG_EVERY_S
@@ -461,7 +460,7 @@ class SharedSession(ABC, Generic[T]):
 
     @abstractmethod
     def _heartbeat(self, max_records: int, *, is_due: bool) -> None:
-        """Send heartbeats if they are due, and set `_heartbeat_at`; called in each iteration."""
+        """Send heartbeats if they are due; called in each iteration."""
 
     @abstractmethod
     def _update_lag(self) -> None:

@@ -177,7 +177,6 @@ class NatsSession(SharedSession[str]):
         if is_due:
             held = [token for _, token in self._inbox.held()]
             self._link.begin(self._reply_all(held, _PROGRESS))
-            self._heartbeat_at = self._clock.monotonic() + self._heartbeat_s
 
     def _update_lag(self) -> None:
         self._link.begin(self._read_lag())

@@ -105,7 +105,6 @@ class PulsarSession(SharedSession[pulsar.MessageId]):
             self._inbox.add(partition)
             self._open(partition, self._names[partition], StartPosition.EARLIEST)
             self._listener.on_assigned([partition])
-        self._heartbeat_at = self._clock.monotonic() + self._heartbeat_s
 
     def _write(
         self,

@@ -75,15 +75,9 @@ class RedisBroker:
         check_membership(membership)
         name = quote(membership.member, safe=" /:")
         consumer = f"{name}#{secrets.token_hex(_EPOCH_BYTES)}"
+        timeout_ms = max(int(membership.session_timeout_s * 1000), 1)
+        arguments = (membership.group, _first_id(membership), consumer, f"{name}#", timeout_ms)
         for topic in membership.topics:
-            first = _first_id(membership)
-            arguments = (
-                membership.group,
-                first,
-                consumer,
-                f"{name}#",
-                max(int(membership.session_timeout_s * 1000), 1),
-            )
             keys = (topic, members_key(topic, membership.group))
             self._link.run(f"join the readers of {topic}", scripts.JOIN, keys, arguments)
         return RedisSession(

@@ -82,7 +82,6 @@ class RedisConnection:
             raise InvalidArgumentError(message) from None  # the cause may contain the password
         self._client = redis.Redis(connection_pool=self._pool)
         self._client.response_callbacks.clear()  # they return dicts, which lose duplicate headers
-        self._scripts: dict[str, redis.commands.core.Script] = {}
         self._is_closed = False
 
     def ask(self, operation: str, *command: Argument) -> object:
@@ -106,10 +105,9 @@ class RedisConnection:
         self, operation: str, script: str, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> object:
         """Return the answer of a script."""
-        if script not in self._scripts:
-            self._scripts[script] = self._client.register_script(script)
+        registered = self._client.register_script(script)
         with self.translating_errors(operation):
-            return cast("object", self._scripts[script](keys=list(keys), args=list(arguments)))
+            return cast("object", registered(keys=list(keys), args=list(arguments)))
 
     @contextmanager
     def translating_errors(self, operation: str) -> Iterator[None]:

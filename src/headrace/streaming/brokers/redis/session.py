@@ -87,7 +87,6 @@ class RedisSession(SharedSession[bytes]):
                 (record_of(partition, entry_id, fields, deliveries=deliveries), entry_id)
                 for entry_id, fields, deliveries in entries
             )
-        self._heartbeat_at = self._clock.monotonic() + self._heartbeat_s
 
     def _recover(self) -> None:
         """Read pending records that were delivered in lost responses."""
@@ -102,9 +101,7 @@ class RedisSession(SharedSession[bytes]):
                 for entry_id, fields in entries:
                     last = entry_id
                     if fields is None:
-                        self._link.ask(
-                            "skip what was trimmed", "XACK", partition.topic, group, last
-                        )
+                        self._link.ask("skip trimmed", "XACK", partition.topic, group, last)
                         continue
                     self._inbox.offer([(record_of(partition, last, fields, deliveries=2), last)])
                 if not entries:
