@@ -5,6 +5,7 @@ the request of OpenAI's API, so no text of a visitor reaches another endpoint. T
 through the gateway with the key of the form, as in the form that tries an endpoint.
 """
 
+import json
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ import msgspec
 
 from headrace.console.try_it import (
     access_of,
+    curl_of,
     headers_with,
     is_language_model,
     main_version,
@@ -27,6 +29,7 @@ from headrace.core.error_kind import UNDECODABLE
 _BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404
 _BAD_GATEWAY: Final = 502
+_CHAT_PATH: Final = "/v1/chat/completions"
 _CONNECT_S: Final = 10.0
 _SILENCE_S: Final = 300.0
 """Longest wait for a part of an answer: the gateway's own limits are shorter."""
@@ -45,6 +48,9 @@ async def playground(request: PageRequest) -> PageView:
     """Return the page, or raise RefusedError (404) for an endpoint without a language model."""
     endpoint = await _language_model(request)
     versions = [revision.version for revision in endpoint.status.revisions if not revision.role]
+    access = access_of(endpoint)
+    message = {"role": "user", "content": "Hello!"}
+    chat = json.dumps({"model": endpoint.name, "messages": [message], "max_tokens": 64}, indent=2)
     return PageView(
         template="playground.html",
         title=f"Chat with {endpoint.name}",
@@ -52,7 +58,8 @@ async def playground(request: PageRequest) -> PageView:
         values={
             "endpoint": endpoint,
             "versions": versions,
-            "access": access_of(endpoint),
+            "access": access,
+            "curl": curl_of(request.gateway, _CHAT_PATH, chat, needs_key=bool(access)),
             "most_tokens": MAX_TOKENS,
         },
     )
@@ -110,7 +117,7 @@ async def open_chat(
     timeout = httpx.Timeout(_CONNECT_S, read=_SILENCE_S)
     client = httpx.AsyncClient(verify=trust_in(gateway.ca), timeout=timeout, trust_env=False)
     try:
-        url = f"{gateway.url}/v1/chat/completions"
+        url = f"{gateway.url}{_CHAT_PATH}"
         request = client.build_request("POST", url, content=body, headers=headers_with(key))
         response = await client.send(request, stream=True)
     except (httpx.HTTPError, UnicodeEncodeError) as error:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import httpx
 
 from headrace.client.credentials import KEY_HEADER
-from headrace.console.view import GatewayLocation, PageRequest, PageView
+from headrace.console.view import GatewayLocation, PageRequest, PageView, RefusedError
 from headrace.control.api.endpoints import EndpointView
 from headrace.control.api.models import KnownVersion
 from headrace.core import Array, ModelSignature
@@ -27,6 +27,7 @@ _MAX_TEXT: Final = 20_000
 _MAX_NUMBERS: Final = 1_000
 _EMPTY: Final = '{"inputs": []}'
 _CLIENT_ERROR: Final = 400
+_NOT_FOUND: Final = 404
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,23 +67,21 @@ class TryItResponse:
 
 
 async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) -> PageView:
-    """Return the form, with the response if `form` was sent."""
+    """Return the form, with the response if `form` was sent.
+
+    Raises:
+        RefusedError: The endpoint serves a language model (404), which has a playground.
+    """
     name, gateway = request.names["name"], request.gateway
     endpoint = await request.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
     version = await main_version(request, endpoint)
+    if is_language_model(endpoint, version):
+        detail = f"'{name}' serves a language model: chat with it at /endpoints/{name}/chat"
+        raise RefusedError.of(_NOT_FOUND, detail)
     fields = [] if version is None else fields_of(version.signature, form or {})
-    is_chat = is_language_model(endpoint, version)
-    empty = _chat_of(name) if is_chat else _EMPTY
-    path = "/v1/chat/completions" if is_chat else f"/v2/models/{name}/infer"
-    body, problem = _body(fields, form, empty)
-    if is_chat and not problem:
-        problem = _problem_of_chat(body, name)
+    path = f"/v2/models/{name}/infer"
+    body, problem = _body(fields, form)
     needs_key = bool(access_of(endpoint))
-    python = (
-        chat_python_of(gateway, body, needs_key=needs_key)
-        if is_chat
-        else python_of(gateway, name, fields, needs_key=needs_key)
-    )
     answer = None
     if form is not None and not problem:
         answer = await _send(gateway, path, body, key=form.get("key", "").strip())
@@ -98,9 +97,8 @@ async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) ->
             "problem": problem,
             "answer": answer,
             "access": access_of(endpoint),
-            "is_language_model": is_chat,
             "curl": curl_of(gateway, path, body, needs_key=needs_key),
-            "python": python,
+            "python": python_of(gateway, name, fields, needs_key=needs_key),
         },
     )
 
@@ -120,22 +118,6 @@ def is_language_model(endpoint: EndpointView, version: KnownVersion | None) -> b
     upstreams = [part.get("upstream") or {} for part in (spec, *(spec.get("versions") or ()))]
     is_openai = any(upstream.get("protocol") == UpstreamProtocol.OPENAI for upstream in upstreams)
     return is_openai or (version is not None and not version.signature.has_tensors)
-
-
-def _chat_of(name: str) -> str:
-    """Return the body of a first chat."""
-    message = {"role": "user", "content": "Hello!"}
-    return json.dumps({"model": name, "messages": [message], "max_tokens": 64}, indent=2)
-
-
-def _problem_of_chat(body: str, name: str) -> str:
-    """Return why a request is not one to the page's endpoint; empty if it is."""
-    # The gateway refuses a name that occurs twice, so `model` is read as it reads it.
-    document = json.loads(body)
-    model = document.get("model") if isinstance(document, dict) else None
-    if isinstance(model, str) and model.partition(":")[0] == name:
-        return ""
-    return f'the request must be an object whose `model` is "{name}" or "{name}:VERSION"'
 
 
 def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormField]:
@@ -194,10 +176,10 @@ def _tensor(name: str, datatype: str, shape: str, data: str) -> dict[str, object
     return {"name": name, "datatype": datatype, "shape": sizes, "data": values}
 
 
-def _body(fields: list[FormField], form: Mapping[str, str] | None, empty: str) -> tuple[str, str]:
-    """Return the request's body, and the error in the sent values; `empty` before any are sent."""
+def _body(fields: list[FormField], form: Mapping[str, str] | None) -> tuple[str, str]:
+    """Return the request's body, and the error in the sent values."""
     if not fields:
-        text = (form or {}).get("body", empty)[:_MAX_TEXT]
+        text = (form or {}).get("body", _EMPTY)[:_MAX_TEXT]
         try:
             json.loads(text)
         except ValueError as error:
@@ -315,27 +297,6 @@ def python_of(
         "        },",
         "    )",
         "    print(response.outputs)",
-    ]
-    return "\n".join(lines)
-
-
-def chat_python_of(gateway: GatewayLocation, body: str, *, needs_key: bool) -> str:
-    """Return the same request with OpenAI's client."""
-    key = 'os.environ["KEY"]' if needs_key else '"none"'
-    try:
-        arguments = json.loads(body)
-    except ValueError:
-        arguments = None
-    arguments = arguments if isinstance(arguments, dict) else {}
-    lines = [
-        *(["import os", ""] if needs_key else []),
-        "from openai import OpenAI",
-        "",
-        f'client = OpenAI(base_url="{gateway.url}/v1", api_key={key})',
-        "answer = client.chat.completions.create(",
-        f"    **{arguments!r}",
-        ")",
-        "print(answer.choices[0].message.content)",
     ]
     return "\n".join(lines)
 

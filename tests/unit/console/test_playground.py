@@ -48,7 +48,10 @@ async def test_only_language_models_have_a_playground(chats: ControlPlane) -> No
     async with visitor_of(chats, "viewer:chat", "viewer:numbers") as visitor:
         page = await visitor.get(CHAT)
         assert page.status_code == 200
-        assert f'href="{CHAT}"' in (await visitor.get("/endpoints/chat")).text
+        assert "/v1/chat/completions" in page.text
+        endpoint = (await visitor.get("/endpoints/chat")).text
+        assert f'href="{CHAT}"' in endpoint
+        assert "/endpoints/chat/try" not in endpoint
         assert (await visitor.get("/endpoints/numbers/chat")).status_code == 404
         assert "/endpoints/numbers/chat" not in (await visitor.get("/endpoints/numbers")).text
         assert (await visitor.get("/endpoints/other/chat")).status_code in {403, 404}
@@ -86,25 +89,6 @@ async def test_a_chat_without_a_gateway_says_so(chats: ControlPlane) -> None:
         elsewhere = await visitor.post("/endpoints/other/chat", data=form)
     assert (code, message.partition(":")[0]) == (502, "the gateway does not answer")
     assert elsewhere.status_code in {403, 404}
-
-
-@pytest.mark.parametrize("addresses", [NOWHERE])
-@pytest.mark.parametrize("model", ["other", "other:1", "chatty", None, 3])
-async def test_the_form_of_requests_reaches_no_other_endpoint(
-    chats: ControlPlane, model: object
-) -> None:
-    async with visitor_of(chats) as visitor:
-        form = hidden_of((await visitor.get("/endpoints/chat/try")).text)
-        bodies = {name: json.dumps({"model": name}) for name in ("chat", "chat:1")}
-        bodies[""] = json.dumps({"model": model})
-        pages = {
-            name: (await visitor.post("/endpoints/chat/try", data={**form, "body": body})).text
-            for name, body in bodies.items()
-        }
-    assert "No request sent yet" in pages[""]
-    assert "must be an object whose `model` is &#34;chat&#34;" in pages[""]
-    assert "no answer" in pages["chat"]
-    assert "no answer" in pages["chat:1"]
 
 
 def row(**values: object) -> TokenUse:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.console.try_it import chat_python_of, curl_of, fields_of, python_of
+from headrace.console.try_it import curl_of, fields_of, python_of
 from headrace.console.view import GatewayLocation
 from headrace.control.base.context import Addresses
 from headrace.control.plane.control_plane import ControlPlane
@@ -122,12 +122,15 @@ def test_the_python_program_is_one() -> None:
     ast.parse(python_of(PLAIN, "fraud", fields, needs_key=True))
 
 
-@pytest.mark.parametrize("body", ['{"model": "m", "stop": null}', "{", "[1]", "3"])
-def test_the_python_program_of_a_chat_is_one(body: str) -> None:
-    program = chat_python_of(PLAIN, body, needs_key=True)
+async def test_a_language_model_has_a_playground_instead_of_the_form(plane: ControlPlane) -> None:
+    upstream = {"url": "http://10.0.0.1:8000", "protocol": "openai"}
+    async with client_of(plane) as api:
+        await api.put("/endpoints/chat", json={"upstream": upstream})
+    async with visitor_of(plane) as visitor:
+        page = await visitor.get("/endpoints/chat/try")
 
-    ast.parse(program)
-    assert ("'stop': None" in program) == (body[1:2] == '"')
+    assert page.status_code == 404
+    assert "chat with it at /endpoints/chat/chat" in page.text
 
 
 @pytest.mark.parametrize(
@@ -135,19 +138,6 @@ def test_the_python_program_of_a_chat_is_one(body: str) -> None:
     # A port of this machine that nobody listens on: the lowest one.
     [Addresses(http_url="http://127.0.0.1:1", grpc_target="", metrics_url="", admin_url="")],
 )
-async def test_a_language_model_is_tried_by_a_chat(plane: ControlPlane) -> None:
-    upstream = {"url": "http://10.0.0.1:8000", "protocol": "openai"}
-    async with client_of(plane) as api:
-        await api.put("/endpoints/chat", json={"upstream": upstream})
-    async with visitor_of(plane) as visitor:
-        page = await visitor.get("/endpoints/chat/try")
-
-    assert "/v1/chat/completions" in page.text
-    assert "OpenAI&#39;s API as JSON" in page.text or "OpenAI's API as JSON" in page.text
-    assert "client.chat.completions.create" in page.text
-    assert "/v2/models/chat/infer" not in page.text
-
-
 async def test_a_gateway_that_is_not_there_is_an_answer_too(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
