@@ -31,17 +31,21 @@ from headrace.rollout.change_detector import ChangeDetector
 from headrace.rollout.crashes import DEATHS, Crashes, ReplicaDeaths
 from headrace.rollout.latency_ratio import MEDIAN, LatencyBuckets, LatencyMargin, LatencyRatios
 from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, RolloutVerdict, explanation
-from headrace.rollout.prediction_shift import PredictionShift
+from headrace.rollout.prediction_shift import PredictionShift, by_length
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import ArmCounts, Increment, UnitTally, When
 from headrace.rollout.reward import RewardDifference
 from headrace.rollout.sequences import Narrow, Sequences
-from headrace.rollout.tokens import TOKEN_METRICS, TokenTests
 
 _FORMAT: Final = 3
 _DEFAULT_NAMES: Final = Names()
 _SHARE_LEVEL: Final = 0.001
 """Probability of a false alarm about a correct canary split."""
+_NO_TOKENS: Final = {
+    "time_per_output_token": "no version has streamed tokens yet",
+    "output_tokens": "no version has reported output tokens yet",
+}
+"""Why a metric is left out: embeddings have no output tokens, and only streams have times."""
 _Metric = TypeVar("_Metric")
 
 
@@ -75,7 +79,10 @@ class _Counts(msgspec.Struct):
     crashes: Crashes = msgspec.field(default_factory=Crashes)
     unit_requests: int = 0
     unit_squares: int = 0
-    tokens: TokenTests = msgspec.field(default_factory=TokenTests)
+    per_token: tuple[LatencyRatios, ...] = ()
+    """Quantiles of the time of an output token: that of the settings, and the median. A streamed
+    answer is one observation: the mean of its tokens after the first."""
+    lengths: PredictionShift | None = None
 
 
 class RolloutEvidenceState:
@@ -111,8 +118,14 @@ class RolloutEvidenceState:
             units=Assignments(),
             requests=Assignments(),
             reward=RewardDifference(),
-            tokens=TokenTests.start(settings.metrics),
         )
+        per_token = settings.metrics.time_per_output_token
+        if per_token is not None:
+            reach = LatencyMargin(per_token.margin_ratio)
+            quantiles = dict.fromkeys((per_token.quantile, MEDIAN))
+            counts.per_token = tuple(LatencyRatios.start(q, reach) for q in quantiles)
+        if settings.metrics.output_tokens is not None:
+            counts.lengths = PredictionShift.start()
         return cls(settings, counts)
 
     @classmethod
@@ -183,7 +196,7 @@ class RolloutEvidenceState:
                 )
         if metrics.predictions is not None:
             counts.predictions.add(share, _answers(a), _answers(b), step=increment.step)
-        counts.tokens.add(share, a, b, when)
+        self._add_tokens(increment, when)
         self._add_pairs(increment)
         if increment.baseline_reward is not None:
             counts.reward.baseline = increment.baseline_reward
@@ -211,8 +224,8 @@ class RolloutEvidenceState:
             names: Display names of the two arms.
         """
         used, left_out = metrics_in_use(self._settings)
-        without_data = self._counts.tokens.without_data()
-        left_out |= {metric: without_data[metric] for metric in used if metric in without_data}
+        missing = self._metrics_without_tokens()
+        left_out |= {metric: missing[metric] for metric in used if metric in missing}
         left_out |= self._counts.left_out
         alpha = self._settings.alpha
         budget = judge_fixed.Budget(back=alpha / max(len(used), 1), on=alpha)
@@ -220,12 +233,7 @@ class RolloutEvidenceState:
         judged = [metric for metric in used if metric not in left_out]
         if not any(self._counts.crashes.deaths):
             judged = [metric for metric in judged if metric != "crashes"]  # no deaths to report
-        metrics = [
-            self._counts.tokens.judge(metric, self._settings.metrics, budget=budget, names=names)
-            if metric in TOKEN_METRICS
-            else self._judge(metric, budget, names)
-            for metric in judged
-        ]
+        metrics = [self._judge(metric, budget, names) for metric in judged]
         outcome = _overall_outcome(metrics)
         if metrics and isinstance(self._settings, AbSpec | CanarySpec):
             assignment = self._judge_assignment(names)
@@ -275,6 +283,15 @@ class RolloutEvidenceState:
             "mean_distance": counts.distance_sum / max(counts.disagreement.trials, 1.0),
         }
 
+    def _add_tokens(self, increment: Increment, when: When) -> None:
+        counts, share = self._counts, increment.share
+        a, b = increment.baseline, increment.candidate
+        for ratios in counts.per_token:
+            ratios.add(share, a.per_token, b.per_token, when)
+        if counts.lengths is not None:
+            arms = by_length(a.output_tokens), by_length(b.output_tokens)
+            counts.lengths.add(share, *arms, step=when.step)
+
     def _add_pairs(self, increment: Increment) -> None:
         counts, pairs = self._counts, increment.pairs
         counts.distance_sum += pairs.distance_sum
@@ -308,16 +325,30 @@ class RolloutEvidenceState:
         counts.errors.part = counts.rejections.part = part
         counts.errors_turn.part = counts.errors.parts
         counts.rejections_turn.part = counts.rejections.parts
-        counts.latency.weigh(part)
-        counts.median.weigh(part)
-        counts.tokens.weigh(part, independent)
+        for ratios in (counts.latency, counts.median, *counts.per_token):
+            ratios.weigh(part)
         counts.candidate_errors.part = counts.candidate_slow.part = part
         if requests:
-            counts.predictions.tests.part = min(
-                1.0, independent / max(counts.predictions.answers, 1)
-            )
+            for shift in filter(None, (counts.predictions, counts.lengths)):
+                shift.tests.part = min(1.0, independent / max(shift.answers, 1))
 
-    def _judge(self, metric: str, budget: judge_fixed.Budget, names: Names) -> MetricVerdict:
+    def _metrics_without_tokens(self) -> dict[str, str]:
+        """Return the metrics of tokens that no answer has so far, with the reason."""
+        counts = self._counts
+        arms = [arm for ratios in counts.per_token for arm in (ratios.baseline, ratios.candidate)]
+        has_data = (
+            any(arm.total for arm in arms),
+            counts.lengths is not None and counts.lengths.answers > 0,
+        )
+        return {
+            metric: reason
+            for (metric, reason), has in zip(_NO_TOKENS.items(), has_data, strict=True)
+            if not has
+        }
+
+    def _judge(  # noqa: C901  # a metric each
+        self, metric: str, budget: judge_fixed.Budget, names: Names
+    ) -> MetricVerdict:
         counts, metrics = self._counts, self._settings.metrics
         match metric:
             case "errors" if isinstance(self._settings, BlueGreenSpec | ShadowSpec):
@@ -360,6 +391,23 @@ class RolloutEvidenceState:
                     self._ratios(_required(metrics.latency)),
                     _required(metrics.latency),
                     slow=counts.candidate_slow,
+                    budget=budget,
+                    names=names,
+                )
+            case "time_per_output_token":
+                metric_verdict = judge.judge_latency(
+                    metric,
+                    counts.per_token,
+                    _required(metrics.time_per_output_token),
+                    slow=Rate(),
+                    budget=budget,
+                    names=names,
+                )
+            case "output_tokens":
+                metric_verdict = judge.judge_shift(
+                    metric,
+                    _required(counts.lengths),
+                    _required(metrics.output_tokens),
                     budget=budget,
                     names=names,
                 )
@@ -429,7 +477,7 @@ class RolloutEvidenceState:
                 counts.rejections,
                 counts.latency.slower,
                 counts.median.slower,
-                *(ratios.slower for ratios in counts.tokens.times),
+                *(ratios.slower for ratios in counts.per_token),
             )
         )
         return harm_evidence >= -math.log(_SHARE_LEVEL * alpha)

@@ -1,4 +1,6 @@
-"""Largest change of a class's share of the responses, or of a score's distribution.
+"""Largest change of a class's share of the responses, or of a distribution.
+
+A distribution is that of scores, or of numbers of output tokens, cut at `LENGTHS`.
 
 Each class is a difference of two rates (`rate_difference`): how often the arms' responses are of
 that class. A score is cut at every edge at which it was ever counted, and each edge is such a
@@ -17,6 +19,7 @@ gains at most as if each were drawn from the mean of both (the logarithm is conc
 hold for any number of responses.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
@@ -36,6 +39,8 @@ MAX_LABELS: Final = 50
 ENOUGH: Final = 25
 """Minimum number of responses of each arm that are compared together, so that chance omits few of
 them."""
+LENGTHS: Final = (1, *(factor << exponent for exponent in range(22) for factor in (2, 3)))
+"""Edges of the numbers of output tokens: 1, 2, 3, 4, 6, 8, 12 and so on."""
 
 
 class PredictionShift(msgspec.Struct):
@@ -124,6 +129,15 @@ class PredictionShift(msgspec.Struct):
             for label in self.labels
         ]
         return part * np.array([0, *yes]), part * np.full(len(yes) + 1, sum(counts.values()))
+
+
+def by_length(answers: Mapping[int, int]) -> dict[float, int]:
+    """Return counts of answers by their number of tokens as counts by the next of `LENGTHS`."""
+    counts: dict[float, int] = {}
+    for tokens, count in answers.items():
+        edge = float(LENGTHS[min(bisect_left(LENGTHS, tokens), len(LENGTHS) - 1)])
+        counts[edge] = counts.get(edge, 0) + count
+    return counts
 
 
 def parts(

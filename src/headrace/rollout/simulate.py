@@ -36,7 +36,7 @@ from headrace.rollout.latency_ratio import (
     tolerated_evidence,
 )
 from headrace.rollout.outlook import Expected, expected_requests
-from headrace.rollout.prediction_shift import ENOUGH, PredictionShift, levels, parts
+from headrace.rollout.prediction_shift import ENOUGH, PredictionShift, by_length, levels, parts
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import When
 from headrace.rollout.simulated_traffic import (
@@ -46,8 +46,8 @@ from headrace.rollout.simulated_traffic import (
     SimulatedInterval,
     TrafficDraws,
 )
-from headrace.rollout.tokens import TOKEN_METRICS, by_length
 
+TOKEN_METRICS: Final = ("time_per_output_token", "output_tokens")
 _METRICS: Final = ("errors", "rejections", "latency", "predictions", *TOKEN_METRICS)
 _MAX_REQUESTS: Final = 400_000
 """Maximum number of requests drawn at once; larger numbers of runs are simulated in several

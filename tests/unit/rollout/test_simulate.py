@@ -19,6 +19,7 @@ from headrace.rollout.outcomes import Outcome
 from headrace.rollout.outlook import expected_requests
 from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts
 from headrace.rollout.simulate import (
+    TOKEN_METRICS,
     Result,
     SimulatedTests,
     changes,
@@ -33,7 +34,6 @@ from headrace.rollout.simulated_traffic import (
     SimulatedInterval,
     TrafficDraws,
 )
-from headrace.rollout.tokens import TOKEN_METRICS
 
 READ_AT_ONCE = CanarySpec(min_samples=1)
 TOKENS = SimulatedBaseline(requests_per_s=20.0, weight=0.5, median_s=0.2, streams=True)
