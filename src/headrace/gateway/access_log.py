@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec
-from headrace.gateway.resources import ANSWERED_BY, Json, Resource, seconds, typed
+from headrace.gateway.resources import (
+    ANSWERED_BY,
+    IS_GRPC,
+    RUNTIME_KEY,
+    Json,
+    Resource,
+    seconds,
+    status_is,
+    typed,
+)
 from headrace.gateway.scripts import USAGE_METADATA
 
 METADATA: Final = "headrace"
 """Metadata key under which routes store their endpoint's log settings."""
 _CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
-_RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override that is never set
 _FIRST_ERROR: Final = 400
 _PER_MILLION: Final = 1_000_000
 _SAID: Final = f"xds.route_metadata.filter_metadata['{METADATA}']"
@@ -105,12 +113,12 @@ def _filter_expression(settings: RequestLogSpec) -> Sequence[Resource]:
 
 def _notable(slow_s: float) -> Sequence[Resource]:
     """Return the filter of errors, abandoned calls and slow calls, with the endpoint's limit."""
-    longest_ms: Resource = {"default_value": round(slow_s * 1000), "runtime_key": _RUNTIME_KEY}
+    longest_ms: Resource = {"default_value": round(slow_s * 1000), "runtime_key": RUNTIME_KEY}
     return [
-        _status("GE", _FIRST_ERROR),
-        _status("EQ", 0),
+        status_is("GE", _FIRST_ERROR),
+        status_is("EQ", 0),
         # For other requests Envoy reports a status that is not OK.
-        _all(_IS_GRPC, {"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}),
+        _all(IS_GRPC, {"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}),
         _all(
             {"duration_filter": {"comparison": {"op": "GE", "value": longest_ms}}},
             _expression(f"!({_HAS_SLOW})"),
@@ -122,7 +130,7 @@ def _sampled(ratio: float) -> Resource:
     """Return a random sample's filter, independent of the request id, which callers choose."""
     return {
         "runtime_filter": {
-            "runtime_key": _RUNTIME_KEY,
+            "runtime_key": RUNTIME_KEY,
             "percent_sampled": {
                 "numerator": round(ratio * _PER_MILLION),
                 "denominator": "MILLION",
@@ -130,18 +138,6 @@ def _sampled(ratio: float) -> Resource:
             "use_independent_randomness": True,
         }
     }
-
-
-def _status(op: str, status: int) -> Resource:
-    value: Resource = {"default_value": status, "runtime_key": _RUNTIME_KEY}
-    return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
-
-
-_IS_GRPC: Final[Resource] = {
-    "header_filter": {
-        "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
-    }
-}
 
 
 def _expression(text: str) -> Resource:

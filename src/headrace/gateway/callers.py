@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from headrace.core.headers import ISSUER_HEADER
 from headrace.core.spec.access import JwtSpec
@@ -30,10 +29,11 @@ from headrace.gateway.limits import (
     local_config,
 )
 from headrace.gateway.resources import (
-    HTTP_OPTIONS,
     Json,
     Resource,
     any_of,
+    http_options,
+    load_assignment,
     seconds,
     set_header,
     typed,
@@ -41,7 +41,7 @@ from headrace.gateway.resources import (
 from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
 from headrace.gateway.scripts_auth import VERIFY, identify_source
 from headrace.gateway.settings import EndpointRoute, EnvoySettings, GatewayPolicy
-from headrace.gateway.upstreams import verified_tls
+from headrace.gateway.upstreams import url_cluster
 
 TYPE: Final = "envoy.config.core.v3.TypedExtensionConfig"
 """Type of the content of a filter's file: its configuration with its name."""
@@ -100,7 +100,6 @@ def extension_configs(
 _FETCH_TIMEOUT_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 1.0
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 def jwt_filter(policy: GatewayPolicy) -> Resource:
@@ -141,7 +140,8 @@ def key_set_clusters(settings: EnvoySettings, policy: GatewayPolicy) -> Iterator
     """Yield the clusters from which the keys of identity providers are fetched."""
     for jwt in policy.access.jwt:
         if jwt.jwks_url:
-            yield _cluster(settings, jwt)
+            name, timeout_s = _cluster_name(jwt), _CONNECT_TIMEOUT_S
+            yield url_cluster(settings, name, jwt.jwks_url, connect_timeout_s=timeout_s)
 
 
 def _provider(jwt: JwtSpec, key_set: str) -> Resource:
@@ -176,26 +176,6 @@ def _fetched(jwt: JwtSpec) -> Resource:
 
 def _cluster_name(jwt: JwtSpec) -> str:
     return f"jwks:{jwt.name}"
-
-
-def _cluster(settings: EnvoySettings, jwt: JwtSpec) -> Resource:
-    url = urlsplit(jwt.jwks_url)
-    host = url.hostname or ""
-    port = url.port or _PORTS[url.scheme]
-    name = _cluster_name(jwt)
-    address: Resource = {"socket_address": {"address": host, "port_value": port}}
-    return {
-        "name": name,
-        "alt_stat_name": name.replace(".", "+"),
-        "type": "STRICT_DNS",
-        "dns_lookup_family": "ALL",
-        "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
-        },
-        **({"transport_socket": verified_tls(settings, host)} if url.scheme == "https" else {}),
-    }
 
 
 _MANAGER: Final = (
@@ -248,17 +228,12 @@ def verify_listener(
 
 def verify_cluster(settings: EnvoySettings) -> Resource:
     """Return the cluster by which the script reaches the listener."""
-    endpoint: Resource = {"endpoint": {"address": _pipe(settings.verify_socket)}}
-    options = any_of(HTTP_OPTIONS, {"explicit_http_config": {"http2_protocol_options": {}}})
     return {
         "name": VERIFY,
         "type": "STATIC",
         "connect_timeout": _CONNECT_TIMEOUT,
-        "load_assignment": {
-            "cluster_name": VERIFY,
-            "endpoints": [{"lb_endpoints": [endpoint]}],
-        },
-        "typed_extension_protocol_options": {HTTP_OPTIONS: options},
+        **load_assignment(VERIFY, _pipe(settings.verify_socket)),
+        **http_options("http2"),
     }
 
 

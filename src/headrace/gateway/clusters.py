@@ -9,14 +9,15 @@ from typing import Final
 from headrace.core.headers import KEY_HEADER, TARGET_HEADER
 from headrace.core.settings import OPENAI_PORT, OPENAI_SUFFIX
 from headrace.gateway.resources import (
-    HTTP_OPTIONS,
     UPSTREAM_NAME,
     Json,
     Resource,
     address_of,
-    any_of,
+    http_options,
+    load_assignment,
     seconds,
     set_header,
+    socket_address,
     typed,
     upstream_metadata,
 )
@@ -151,10 +152,6 @@ def _with_fallbacks(
         *keys,
         *rename_filters(fallback_source(targets, first)),
     ]
-    options: Resource = {
-        "explicit_http_config": {"http_protocol_options": {}},
-        "http_filters": filters,
-    }
     return {
         "name": name,
         "alt_stat_name": stat_name(name),
@@ -165,7 +162,7 @@ def _with_fallbacks(
         "per_connection_buffer_limit_bytes": settings.max_body_bytes,
         # Limits are those of the chosen cluster. An outage of the first sends all to the others.
         "circuit_breakers": {"thresholds": [{"max_retries": _MAX_REQUESTS}]},
-        "typed_extension_protocol_options": {HTTP_OPTIONS: any_of(HTTP_OPTIONS, options)},
+        **http_options("http", http_filters=filters),
     }
 
 
@@ -185,7 +182,6 @@ def shared_clusters(settings: EnvoySettings, replicas: Sequence[str]) -> Iterato
 
 def _secured_service(settings: EnvoySettings, target: LimitsTarget) -> Resource:
     """Return the cluster of a service on another host, verified by name and by mutual TLS."""
-    address: Resource = {"socket_address": {"address": target.host, "port_value": target.port}}
     found_by: Resource = {"type": "STRICT_DNS", "respect_dns_ttl": True, "dns_lookup_family": "ALL"}
     socket = upstream_socket(
         LIMITS_TLS,
@@ -196,7 +192,7 @@ def _secured_service(settings: EnvoySettings, target: LimitsTarget) -> Resource:
         run_dir=settings.run_dir,
     )
     return {
-        **_service_cluster(address),
+        **_service_cluster(socket_address(target.host, target.port)),
         **({} if is_ip(target.host) else found_by),
         "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
         "transport_socket": socket,
@@ -209,15 +205,8 @@ def _service_cluster(address: Resource) -> Resource:
         "name": LIMITS,
         "type": "STATIC",
         "connect_timeout": seconds(_SERVICE_CONNECT_TIMEOUT_S),
-        "load_assignment": {
-            "cluster_name": LIMITS,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
-        },
-        "typed_extension_protocol_options": {
-            HTTP_OPTIONS: any_of(
-                HTTP_OPTIONS, {"explicit_http_config": {"http2_protocol_options": {}}}
-            )
-        },
+        **load_assignment(LIMITS, address),
+        **http_options("http2"),
     }
 
 
@@ -246,33 +235,16 @@ def _cluster(
         "type": "STATIC",
         "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
         **(balance_by_prefix(count) if is_llama else BY_LOAD),
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [
-                {
-                    "lb_endpoints": [
-                        {"endpoint": {"address": address_of(a)}, **named} for a in addresses
-                    ]
-                }
-            ],
-        },
+        **load_assignment(name, *map(address_of, addresses), metadata=named),
         "outlier_detection": outlier_detection(-(-100 * (count - 1) // count)),
         **(reach_checks() if is_elsewhere else {}),
         "circuit_breakers": circuit_breakers(
             min(settings.max_requests_per_replica * count, 2**31 - 1)
         ),
-        "typed_extension_protocol_options": {
-            HTTP_OPTIONS: any_of(
-                HTTP_OPTIONS,
-                {
-                    "common_http_protocol_options": {
-                        "idle_timeout": seconds(_UPSTREAM_IDLE_S),
-                        **once,
-                    },
-                    "explicit_http_config": {"http_protocol_options": {}},
-                },
-            )
-        },
+        **http_options(
+            "http",
+            common_http_protocol_options={"idle_timeout": seconds(_UPSTREAM_IDLE_S), **once},
+        ),
     }
 
 

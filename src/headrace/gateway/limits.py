@@ -25,7 +25,15 @@ from headrace.core.headers import (
 from headrace.core.priorities import DEFAULT_LEVEL
 from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec
 from headrace.gateway.clusters import CONTROL, LIMITS
-from headrace.gateway.resources import Json, Resource, any_of, seconds, set_header, typed
+from headrace.gateway.resources import (
+    RUNTIME_KEY,
+    Json,
+    Resource,
+    any_of,
+    seconds,
+    set_header,
+    typed,
+)
 from headrace.gateway.scripts import USAGE_METADATA
 from headrace.gateway.settings import EndpointRoute
 
@@ -62,11 +70,10 @@ _FLOOD: Final = 2
 _FEWEST_FILL_S: Final = 0.05
 _MAX_TOKENS: Final = 2**32 - 1
 _IPV6_NETWORK: Final = 64  # the owner of one address owns its network
-_RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override that is never set
 _HIT: Final[Resource] = any_of("envoy.config.route.v3.FilterConfig", {"config": {}})
 _ALWAYS: Final[Resource] = {
     "default_value": {"numerator": 100},
-    "runtime_key": _RUNTIME_KEY,
+    "runtime_key": RUNTIME_KEY,
 }
 
 

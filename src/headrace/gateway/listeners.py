@@ -12,7 +12,7 @@ from typing import Final
 from headrace.gateway.access_log import access_log
 from headrace.gateway.callers import Extension, verify_listener
 from headrace.gateway.filters import early_mutations, http_filters, without_auth_filters
-from headrace.gateway.resources import Json, Resource, any_of, seconds, typed
+from headrace.gateway.resources import IS_GRPC, Json, Resource, any_of, seconds, status_is, typed
 from headrace.gateway.routes import BULK_PATHS, OPENAI_PATHS, ROUTE_CONFIG
 from headrace.gateway.settings import EnvoySettings
 from headrace.gateway.statistics import arm_loggers, token_loggers
@@ -27,7 +27,6 @@ _CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
 _TOO_MANY: Final = "too many requests: a limit per second is reached"
 _POSTED: Final = "(/infer|:[a-z]+|/index|/load|/unload)([?].*)?$"
 """Paths of V1, V2 and the repository that accept POST."""
-_RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override that is never set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ def _mappers(case: _Case) -> Iterator[Resource]:
     grpc = [] if case.grpc_status is None else [_header("grpc-status", str(case.grpc_status))]
     status: Resource = {} if case.status is None else {"status_code": case.status}
     yield {
-        "filter": {"and_filter": {"filters": [_IS_GRPC, case.when]}},
+        "filter": {"and_filter": {"filters": [IS_GRPC, case.when]}},
         "body_format_override": {"text_format_source": {"inline_string": case.grpc_text}},
         "headers_to_add": [*retry, *grpc],
         **status,
@@ -92,16 +91,6 @@ def _details_are(details: str, also: str = "true") -> Resource:
     return {"extension_filter": typed("headrace.details", _CEL, config)}
 
 
-def _status(op: str, status: int) -> Resource:
-    value: Resource = {"default_value": status, "runtime_key": _RUNTIME_KEY}
-    return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
-
-
-_IS_GRPC: Final[Resource] = {
-    "header_filter": {
-        "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
-    }
-}
 # Two expressions: Envoy bounds the size of one.
 _IS_OPENAI: Final[Resource] = {
     "or_filter": {
@@ -153,24 +142,24 @@ _CASES: Final = (
         )
     ),
     # A script sets the reason.
-    _Case(when={"and_filter": {"filters": [_status("EQ", 400), _details_are("lua_response")]}}),
+    _Case(when={"and_filter": {"filters": [status_is("EQ", 400), _details_are("lua_response")]}}),
     # Envoy refuses a malformed head without a text, but knows the reason.
-    _Case(when=_status("EQ", 400), text="Bad Request: %RESPONSE_CODE_DETAILS%"),
-    _Case(when=_status("EQ", 408), text="the request did not arrive in time", grpc_status=4),
-    _Case(when=_status("EQ", 413), grpc_status=8),
+    _Case(when=status_is("EQ", 400), text="Bad Request: %RESPONSE_CODE_DETAILS%"),
+    _Case(when=status_is("EQ", 408), text="the request did not arrive in time", grpc_status=4),
+    _Case(when=status_is("EQ", 413), grpc_status=8),
     _Case(
-        when=_status("EQ", 429),
+        when=status_is("EQ", 429),
         grpc_status=8,
         retry_after=True,
         openai_type=_OVERLOAD,
         openai_code=_RATE_LIMIT,
     ),
-    _Case(when=_status("EQ", 503), retry_after=True, openai_type="server_error"),
-    _Case(when=_status("EQ", 504), grpc_status=4, openai_type="server_error"),
-    _Case(when=_status("GE", _FIRST_SERVER_ERROR), openai_type="server_error"),
-    _Case(when=_status("EQ", 401), openai_code="invalid_api_key"),
-    _Case(when=_status("EQ", 404), openai_code="model_not_found"),
-    _Case(when=_status("GE", _FIRST_ERROR)),
+    _Case(when=status_is("EQ", 503), retry_after=True, openai_type="server_error"),
+    _Case(when=status_is("EQ", 504), grpc_status=4, openai_type="server_error"),
+    _Case(when=status_is("GE", _FIRST_SERVER_ERROR), openai_type="server_error"),
+    _Case(when=status_is("EQ", 401), openai_code="invalid_api_key"),
+    _Case(when=status_is("EQ", 404), openai_code="model_not_found"),
+    _Case(when=status_is("GE", _FIRST_ERROR)),
 )
 PREFIX: Final = "headrace_refused"
 _LOGGER: Final = "envoy.extensions.access_loggers.stats.v3.Config"
@@ -189,17 +178,9 @@ def refusal_loggers() -> Sequence[Resource]:
     counter: Resource = {"stat": {"name": "requests", "tags": tags}, "value_fixed": 1}
     logger = typed("headrace.refusals", _LOGGER, {"stat_prefix": PREFIX, "counters": [counter]})
     # A gRPC call gets status 200, but the flag is set too.
-    refused: Json = [
-        {"response_flag_filter": {"flags": ["RL"]}},
-        _code(429),
-        _code(413),
-    ]
+    limited: Resource = {"response_flag_filter": {"flags": ["RL"]}}
+    refused: Json = [limited, status_is("EQ", 429), status_is("EQ", 413)]
     return [{**logger, "filter": {"or_filter": {"filters": refused}}}]
-
-
-def _code(code: int) -> Resource:
-    value: Resource = {"default_value": code, "runtime_key": _RUNTIME_KEY}
-    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
 
 
 STAT_PREFIX: Final = "headrace"

@@ -15,6 +15,14 @@ Resource: TypeAlias = Mapping[str, "Json"]
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 """Type and key of the HTTP options of a cluster."""
+RUNTIME_KEY: Final = "headrace.none"
+"""Name of an override that is never set: Envoy requires one for some values."""
+IS_GRPC: Final[Resource] = {
+    "header_filter": {
+        "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    }
+}
+"""Condition of an access logger: the request is a gRPC call."""
 _TYPES: Final = "type.googleapis.com/"
 _METADATA: Final = "headrace"
 UPSTREAM_NAME: Final = f"%UPSTREAM_METADATA({_METADATA}:cluster)%"
@@ -32,6 +40,33 @@ ANSWERED_BY: Final = (
 def upstream_metadata(cluster: str) -> Resource:
     """Return the part of a cluster's server that names the cluster."""
     return {"metadata": {"filter_metadata": {_METADATA: {"cluster": cluster}}}}
+
+
+def load_assignment(
+    cluster: str, *addresses: Resource, metadata: Resource | None = None
+) -> Resource:
+    """Return the part of a cluster that lists its servers, each with `metadata`."""
+    servers: Json = [{"endpoint": {"address": a}, **(metadata or {})} for a in addresses]
+    return {
+        "load_assignment": {"cluster_name": cluster, "endpoints": [{"lb_endpoints": servers}]},
+    }
+
+
+def socket_address(host: str, port: int) -> Resource:
+    """Return Envoy's form of an IP address, or of a name where Envoy resolves it, and a port."""
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def http_options(version: str, **options: Json) -> Resource:
+    """Return the part of a cluster that names its version of HTTP, `http` or `http2`."""
+    protocol: Resource = {"explicit_http_config": {f"{version}_protocol_options": {}}, **options}
+    return {"typed_extension_protocol_options": {HTTP_OPTIONS: any_of(HTTP_OPTIONS, protocol)}}
+
+
+def status_is(op: str, status: int) -> Resource:
+    """Return the condition of an access logger that the status is equal (`EQ`) or higher (`GE`)."""
+    value: Resource = {"default_value": status, "runtime_key": RUNTIME_KEY}
+    return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
 
 
 def typed(name: str, type_name: str, config: Resource | None = None) -> Resource:
@@ -63,4 +98,4 @@ def address_of(address: str) -> Resource:
         case Path() as path:
             return {"pipe": {"path": str(path)}}
         case host, port:
-            return {"socket_address": {"address": host, "port_value": port}}
+            return socket_address(host, port)

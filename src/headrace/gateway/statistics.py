@@ -15,13 +15,12 @@ import msgspec
 
 from headrace.core.headers import CREDENTIAL_HEADER, SPLIT_HEADER
 from headrace.gateway.clusters import arm_of
-from headrace.gateway.resources import ANSWERED_BY, Json, Resource, typed
+from headrace.gateway.resources import ANSWERED_BY, Json, Resource, status_is, typed
 from headrace.gateway.scripts import FALLBACK_METADATA, USAGE_METADATA
 
 _SPLIT: Final = "headrace_arm"
 _REST: Final = "headrace_rest"
 _LOGGER: Final = "envoy.extensions.access_loggers.stats.v3.Config"
-_RUNTIME_KEY: Final = "headrace.none"  # Envoy requires a name for an override that is never set
 _MICRO_S: Final = 1e-6
 _MILLI_S: Final = 1e-3
 _NAME: Final = re.compile(
@@ -153,9 +152,9 @@ def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
         counts_all: Whether requests outside of compared splits are counted too.
     """
     loggers = [
-        _logger(_SPLIT, "us", [_HAS_SPLIT, _code("GE", 1), _NO_TOKENS]),
+        _logger(_SPLIT, "us", [_HAS_SPLIT, status_is("GE", 1), _NO_TOKENS]),
         _logger(_SPLIT, "us", [_HAS_TOKENS, _HAS_SPLIT], value=_FIRST_TOKEN),
-        _logger(_SPLIT, "ms", [_code("EQ", 0), _HAS_SPLIT]),  # the rare condition first
+        _logger(_SPLIT, "ms", [status_is("EQ", 0), _HAS_SPLIT]),  # the rare condition first
         _logger(_SPLIT, "dead", [_NO_SERVER, _NO_SPLIT]),
         _logger(_SPLIT, "token", [_has(USAGE_METADATA, "per_token_us"), _HAS_SPLIT]),
         # The number of tokens of a stream that was cut says nothing about the version.
@@ -164,9 +163,9 @@ def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
     ]
     if counts_all:
         loggers += [
-            _logger(_REST, "us", [_NO_SPLIT, _code("GE", 1), _NO_TOKENS]),
+            _logger(_REST, "us", [_NO_SPLIT, status_is("GE", 1), _NO_TOKENS]),
             _logger(_REST, "us", [_HAS_TOKENS, _NO_SPLIT], value=_FIRST_TOKEN),
-            _logger(_REST, "ms", [_code("EQ", 0), _NO_SPLIT]),
+            _logger(_REST, "ms", [status_is("EQ", 0), _NO_SPLIT]),
         ]
     return loggers
 
@@ -336,11 +335,6 @@ def _logger(
         **typed(f"{prefix}.{name}", _LOGGER, config),
         "filter": {"and_filter": {"filters": filters}},
     }
-
-
-def _code(op: str, code: int) -> Resource:
-    value: Resource = {"default_value": code, "runtime_key": _RUNTIME_KEY}
-    return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
 
 
 _HAS_SPLIT: Final[Resource] = {

@@ -7,13 +7,12 @@ slow requests are in the request log with their trace id, sampled or not.
 """
 
 from typing import Final
-from urllib.parse import urlsplit
 
 from headrace.core.headers import CALLER_HEADER
 from headrace.core.spec.observe import TracingSpec
 from headrace.gateway.resources import Resource, seconds, typed
 from headrace.gateway.settings import EnvoySettings
-from headrace.gateway.upstreams import verified_tls
+from headrace.gateway.upstreams import url_cluster
 
 COLLECTOR: Final = "collector"
 """Name of the cluster of the span collector."""
@@ -25,7 +24,6 @@ _CONNECT_TIMEOUT_S: Final = 1.0
 _PER_MILLION: Final = 1_000_000
 _SAMPLERS: Final = "envoy.extensions.tracers.opentelemetry.samplers.v3"
 _FLUSH_MS: Final = 1000
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 def tracing(settings: TracingSpec | None) -> Resource:
@@ -89,19 +87,4 @@ def tracing_runtime(settings: TracingSpec | None) -> Resource:
 
 def collector_cluster(settings: EnvoySettings, tracing: TracingSpec) -> Resource:
     """Return the cluster of the collector."""
-    url = urlsplit(tracing.collector)
-    host = url.hostname or ""
-    address: Resource = {
-        "socket_address": {"address": host, "port_value": url.port or _PORTS[url.scheme]}
-    }
-    return {
-        "name": COLLECTOR,
-        "type": "STRICT_DNS",
-        "dns_lookup_family": "ALL",
-        "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
-        "load_assignment": {
-            "cluster_name": COLLECTOR,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
-        },
-        **({"transport_socket": verified_tls(settings, host)} if url.scheme == "https" else {}),
-    }
+    return url_cluster(settings, COLLECTOR, tracing.collector, connect_timeout_s=_CONNECT_TIMEOUT_S)

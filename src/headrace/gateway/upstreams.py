@@ -7,15 +7,17 @@ import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, assert_never
+from urllib.parse import urlsplit
 
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway.resources import (
-    HTTP_OPTIONS,
     Json,
     Resource,
-    any_of,
+    http_options,
+    load_assignment,
     seconds,
+    socket_address,
     typed,
     upstream_metadata,
 )
@@ -23,6 +25,7 @@ from headrace.gateway.scripts import RenameTarget, rename_source
 from headrace.gateway.settings import EnvoySettings, UpstreamUrl, is_ip, parse_url
 from headrace.gateway.tls import api_key_filter, upstream_socket
 
+_PORTS: Final = {"http": 80, "https": 443}
 _TLS_CONTEXT: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _FAILURES_BEFORE_EJECTION: Final = 3
 _REACH_CHECK: Final = "1s"
@@ -151,28 +154,17 @@ def upstream_cluster(
         else {"type": "STRICT_DNS", "respect_dns_ttl": True, "dns_lookup_family": "ALL"}
     )
     health = _health_check(endpoint, server, upstream)
+    is_openai = upstream.protocol is UpstreamProtocol.OPENAI
     return {
         "name": name,
         "alt_stat_name": name.replace(".", "+"),
         **discovery,
         "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [
-                {
-                    "lb_endpoints": [
-                        {
-                            "endpoint": {"address": _address(server)},
-                            **(
-                                upstream_metadata(name)
-                                if upstream.protocol is UpstreamProtocol.OPENAI
-                                else {}
-                            ),
-                        }
-                    ]
-                }
-            ],
-        },
+        **load_assignment(
+            name,
+            socket_address(server.host, server.port),
+            metadata=upstream_metadata(name) if is_openai else {},
+        ),
         "outlier_detection": outlier_detection(_MAX_EJECTED_PERCENT),
         "circuit_breakers": circuit_breakers(upstream.max_requests),
         **(
@@ -181,14 +173,19 @@ def upstream_cluster(
                 "per_connection_buffer_limit_bytes": settings.max_body_bytes,
                 **balance_by_prefix(),
             }
-            if upstream.protocol is UpstreamProtocol.OPENAI
+            if is_openai
             else BY_LOAD
         ),
         "health_checks": [] if health is None else [health],
         **({"transport_socket": _tls(settings, server, upstream)} if server.is_tls else {}),
-        "typed_extension_protocol_options": {
-            HTTP_OPTIONS: any_of(HTTP_OPTIONS, _options(settings, endpoint, upstream))
-        },
+        **http_options(
+            "http2" if upstream.protocol is UpstreamProtocol.GRPC else "http",
+            common_http_protocol_options={"idle_timeout": seconds(_IDLE_S)},
+            http_filters=rename_filters(
+                rename_source(rename_target(endpoint, upstream)),
+                [api_key_filter(upstream, settings.run_dir)] if upstream.api_key_file else [],
+            ),
+        ),
     }
 
 
@@ -213,23 +210,6 @@ def authorities(settings: EnvoySettings, *, bundles: Sequence[str] = _BUNDLES) -
 def is_checked(upstream: UpstreamSpec) -> bool:
     """Whether an upstream has active health checks."""
     return _probe("m", parse_url(upstream.url), upstream) is not None
-
-
-def _address(server: UpstreamUrl) -> Resource:
-    return {"socket_address": {"address": server.host, "port_value": server.port}}
-
-
-def _options(settings: EnvoySettings, endpoint: str, upstream: UpstreamSpec) -> Resource:
-    is_grpc = upstream.protocol is UpstreamProtocol.GRPC
-    version = "http2_protocol_options" if is_grpc else "http_protocol_options"
-    return {
-        "common_http_protocol_options": {"idle_timeout": seconds(_IDLE_S)},
-        "explicit_http_config": {version: {}},
-        "http_filters": rename_filters(
-            rename_source(rename_target(endpoint, upstream)),
-            [api_key_filter(upstream, settings.run_dir)] if upstream.api_key_file else [],
-        ),
-    }
 
 
 def rename_target(endpoint: str, upstream: UpstreamSpec) -> RenameTarget:
@@ -314,7 +294,24 @@ def _own_health_path(protocol: UpstreamProtocol, model: str) -> str | None:
             assert_never(protocol)
 
 
-def verified_tls(settings: EnvoySettings, host: str) -> Resource:
+def url_cluster(
+    settings: EnvoySettings, name: str, url: str, *, connect_timeout_s: float
+) -> Resource:
+    """Return the cluster `name` of the host of an HTTP URL, which TLS verifies by its name."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return {
+        "name": name,
+        "alt_stat_name": name.replace(".", "+"),
+        "type": "STRICT_DNS",
+        "dns_lookup_family": "ALL",
+        "connect_timeout": seconds(connect_timeout_s),
+        **load_assignment(name, socket_address(host, parts.port or _PORTS[parts.scheme])),
+        **({"transport_socket": _verified_tls(settings, host)} if parts.scheme == "https" else {}),
+    }
+
+
+def _verified_tls(settings: EnvoySettings, host: str) -> Resource:
     """Return TLS that verifies the URL's host name: its owner can issue valid tokens."""
     kind = "IP_ADDRESS" if is_ip(host) else "DNS"
     names: Json = [{"san_type": kind, "matcher": {"exact": host}}]
