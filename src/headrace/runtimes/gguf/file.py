@@ -27,9 +27,8 @@ _MAX_LIST: Final = 4096
 """Longer lists of numbers are skipped: those that are read have one number per layer."""
 _MAX_TEXT: Final = 256
 _MAX_DIMENSIONS: Final = 4
-_FORMS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 7: "B", 10: "Q", 11: "q"}
-"""`struct` formats of integers and booleans by type number."""
-_FLOATS: Final = {6: 4, 12: 8}
+_NUMBERS: Final = dict(enumerate("BbHhIifB")) | {10: "Q", 11: "q", 12: "d"}
+"""`struct` formats of numbers and booleans by type number."""
 _TEXT, _LIST = 8, 9
 _BLOCKS: Final[dict[int, tuple[str, int, int]]] = {
     0: ("F32", 1, 4),
@@ -274,7 +273,7 @@ def read_header(source: FileReader) -> GgufHeader:
     if source.head(len(MAGIC)) != MAGIC:
         raise BrokenFileError("is not a GGUF file")
     cursor = _Cursor(source, offset=len(MAGIC))
-    version = cursor.number("I")
+    (version,) = cursor.numbers("I")
     if version not in _VERSIONS:
         is_swapped = version.to_bytes(4, "little") in {v.to_bytes(4, "big") for v in _VERSIONS}
         reason = "has big-endian numbers" if is_swapped else f"is of GGUF version {version}"
@@ -283,7 +282,7 @@ def read_header(source: FileReader) -> GgufHeader:
     header = GgufHeader(size_bytes=source.size, version=version, tensors=tensors)
     for _ in range(keys):
         key = cursor.text()
-        header.values[key] = cursor.value(cursor.number("I"))
+        header.values[key] = cursor.value(*cursor.numbers("I"))
     ends = [cursor.tensor(header) for _ in range(tensors)]
     alignment = max(header.number("general.alignment", _DEFAULT_ALIGNMENT), 1)
     start = math.ceil(cursor.offset / alignment) * alignment
@@ -300,13 +299,15 @@ class _Cursor:
     offset: int
     items_left: int = _MAX_ITEMS
 
-    def number(self, form: str) -> int:
-        value = self.source.number(self.offset, form)
-        self.offset += struct.calcsize(f"<{form}")
-        return value
+    def numbers(self, form: str) -> list[int]:
+        """Return numbers by their `struct` format; a floating-point number is 0."""
+        data = self.source.read(self.offset, struct.calcsize(f"<{form}"))
+        self.offset += len(data)
+        values = struct.unpack(f"<{form}", data)
+        return [value if isinstance(value, int) else 0 for value in values]
 
     def count(self, description: str) -> int:
-        value = self.number("Q")
+        (value,) = self.numbers("Q")
         if value > _MAX_ENTRIES:
             raise BrokenFileError(f"declares {value} {description}; the limit is {_MAX_ENTRIES}")
         return value
@@ -318,46 +319,43 @@ class _Cursor:
 
     def text(self) -> str:
         """Return a string, cut to `_MAX_TEXT` bytes."""
-        size, start = self.number("Q"), self.offset
+        (size,), start = self.numbers("Q"), self.offset
         self.skip(size)
         return self.source.read(start, min(size, _MAX_TEXT)).decode("utf-8", "replace")
 
     def value(self, kind: int) -> int | str | list[int]:
-        """Return a value by its type; a floating-point number is 0, and a long list is empty."""
-        if kind in _FORMS:
-            return self.number(_FORMS[kind])
-        if kind in _FLOATS:
-            self.skip(_FLOATS[kind])
-            return 0
+        """Return a value by its type; a long list of numbers is empty."""
+        if kind in _NUMBERS:
+            return self.numbers(_NUMBERS[kind])[0]
         if kind == _TEXT:
             return self.text()
         if kind != _LIST:
             raise BrokenFileError(f"has a value of the unknown type {kind}")
-        item, size = self.number("I"), self.number("Q")
+        item, size = self.numbers("IQ")
         if item == _TEXT:
             self.items_left -= size
             if self.items_left < 0:
                 raise BrokenFileError(f"has lists of more than {_MAX_ITEMS} strings")
             for _ in range(size):
-                self.skip(self.number("Q"))
+                self.skip(*self.numbers("Q"))
             return size
-        if item in _FORMS and size <= _MAX_LIST:
-            return [self.number(_FORMS[item]) for _ in range(size)]
-        if item not in _FORMS and item not in _FLOATS:
+        if item not in _NUMBERS:
             raise BrokenFileError(f"has a list of the unknown type {item}")
-        self.skip(size * (_FLOATS.get(item) or struct.calcsize(f"<{_FORMS[item]}")))
+        if size <= _MAX_LIST:
+            return self.numbers(f"{size}{_NUMBERS[item]}")
+        self.skip(size * struct.calcsize(f"<{_NUMBERS[item]}"))
         return []
 
     def tensor(self, header: GgufHeader) -> int:
         """Count a tensor in `header`; return the end of its data, from the start of all data."""
         self.text()
-        dimensions = self.number("I")
+        (dimensions,) = self.numbers("I")
         if dimensions > _MAX_DIMENSIONS:
             raise BrokenFileError(
                 f"has a tensor of {dimensions} dimensions; the limit is {_MAX_DIMENSIONS}"
             )
-        elements = math.prod([self.number("Q") for _ in range(dimensions)])
-        kind, offset = self.number("I"), self.number("Q")
+        elements = math.prod(self.numbers(f"{dimensions}Q"))
+        kind, offset = self.numbers("IQ")
         # llama.cpp checks the types that this table does not have yet.
         name, block, block_bytes = _BLOCKS.get(kind, (f"type {kind}", 1, 0))
         size = elements // block * block_bytes
