@@ -194,13 +194,10 @@ async def _answer(
     application.model_loaded()
     grpc_server = await _start_grpc(state)
     _log.info("ready", extra={"model": settings.model_name, "version": settings.model_version})
-    async with asyncio.TaskGroup() as tasks:
-        watch = None
-        if isinstance(loaded.model, GgufModel):
-            watch = tasks.create_task(_watch_load(state, loaded.model))
-        await stop.wait()
-        if watch is not None:
-            watch.cancel()
+    watch = None
+    if isinstance(loaded.model, GgufModel):
+        watch = asyncio.create_task(_watch_load(state, loaded.model))
+    await stop.wait()
     _log.info("draining", extra={"in_flight": engine.in_flight})
     state.is_draining = True
     timeout_s = settings.drain_timeout_s
@@ -208,8 +205,9 @@ async def _answer(
         await grpc_server.stop(timeout_s)
     until = time.monotonic() + timeout_s
     await asyncio.gather(*(server.drain(timeout_s=timeout_s) for server in servers))
-    if isinstance(loaded.model, GgufModel):
-        await _generated(loaded.model, until=until)
+    if watch is not None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(watch, until - time.monotonic())
         _log.info("stopped")
         return False  # its server is not stopped: a request that has just arrived would abort it
     # All callers have responses: runs that continue have no caller, and may never end.
@@ -220,37 +218,20 @@ async def _answer(
     return is_idle
 
 
-async def _load_of(model: GgufModel) -> LlmLoad | None:
-    """Return the load of a language model; None if llama.cpp does not tell it."""
-    try:
-        return await in_daemon_thread(model.load, name="load", dispose=_ignore)
-    except HeadraceError as error:
-        _log.debug("%s", error)
-        return None
-
-
 async def _watch_load(state: ReplicaState, model: GgufModel) -> None:
-    """Keep the newest load of a language model in `state` until cancelled."""
-    is_reported = False
-    while True:
-        load = await _load_of(model)
-        if load is None and not is_reported:
-            is_reported = True
-            _log.warning("llama.cpp does not tell its load: autoscaling does not see its requests")
-        state.llm = load or state.llm
-        await asyncio.sleep(_LOAD_EVERY_S)
-
-
-async def _generated(model: GgufModel, *, until: float) -> None:
-    """Wait until the language model generates nothing, at most until this monotonic time."""
-    idle = 0
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(until - time.monotonic()):
-            # The last bytes are sent shortly after the end of a request.
-            while idle < _IDLE_CHECKS:
-                load = await _load_of(model)
-                idle = idle + 1 if load is not None and load.in_flight == 0 else 0
-                await asyncio.sleep(_IDLE_S)
+    """Keep the newest load of a language model in `state`; return when a drained one has none."""
+    idle, is_reported = 0, False
+    while idle < _IDLE_CHECKS:  # the last bytes are sent shortly after the end of a request
+        try:
+            load = await in_daemon_thread(model.load, name="load", dispose=_ignore)
+        except HeadraceError as error:
+            if not is_reported:
+                _log.warning("%s: autoscaling does not see the model's requests", error)
+            idle, is_reported = 0, True
+        else:
+            state.llm = load
+            idle = idle + 1 if state.is_draining and load.in_flight == 0 else 0
+        await asyncio.sleep(_IDLE_S if state.is_draining else _LOAD_EVERY_S)
 
 
 async def _load(settings: ReplicaSettings, stop: asyncio.Event) -> LoadedModel | None:

@@ -151,7 +151,7 @@ def test_a_replica_without_metrics_of_llama_cpp_serves_and_warns_once(
         assert "Paris" in chat(replica)["choices"][0]["message"]["content"]
         assert stop(replica) == 0
 
-    assert replica.log_text().count("does not tell its load") == 1
+    assert replica.log_text().count("autoscaling does not see") == 1
 
 
 def test_embeddings_of_a_chat_model_are_refused_unless_a_pooling_is_set(
