@@ -6,7 +6,7 @@ Means of phases come from Triton's statistics, which count every phase; quantile
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -36,13 +36,29 @@ _MARKS: Final = 4
 _ORDER: Final = (OTHER_LOOK, OLD_LOOK, BASELINE_LOOK, NEW_LOOK)
 
 
+def _durations(
+    chart: Callable[..., Chart], seconds: Mapping[str, Sequence[float | None]], **texts: str
+) -> Chart:
+    """Return a chart of durations by name, in the unit of the longest."""
+    longest = max((v for values in seconds.values() for v in values if v is not None), default=0.0)
+    unit, per_s = seconds_unit(longest)
+    lines = [
+        ChartLine(
+            name=name,
+            values=[None if value is None else value * per_s for value in values],
+            look=look,
+            last=duration_text(next((v for v in reversed(values) if v is not None), None)),
+        )
+        for look, (name, values) in enumerate(seconds.items(), start=1)
+    ]
+    return chart(unit=unit, lines=lines, **texts)
+
+
 def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
     """Return rows per batch, queue wait and requests in flight; empty without values."""
     if all(point.replicas_ready is None for point in points):
         return []
     chart = partial(line_chart, times=[point.at for point in points], until=now)
-    waits = [point.queue_s for point in points]
-    unit, per_s = seconds_unit(max((wait for wait in waits if wait is not None), default=0.0))
     return [
         chart(
             id_="batches",
@@ -51,19 +67,12 @@ def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
             hint="mean rows per model run",
             lines=[ChartLine(name="mean", values=[p.batch_rows for p in points], look=1)],
         ),
-        chart(
+        _durations(
+            chart,
+            {"mean": [point.queue_s for point in points]},
             id_="queue",
             title="Queue",
-            unit=unit,
             hint="mean wait of a request for its batch",
-            lines=[
-                ChartLine(
-                    name="mean",
-                    values=[None if wait is None else wait * per_s for wait in waits],
-                    look=1,
-                    last=duration_text(next((w for w in reversed(waits) if w is not None), None)),
-                )
-            ],
         ),
         chart(
             id_="in-flight",
@@ -81,28 +90,18 @@ def token_charts(points: Sequence[PointView], now: float) -> list[Chart]:
     if all(point.output_tokens_per_s is None for point in points):
         return []
     chart = partial(line_chart, times=[point.at for point in points], until=now)
-    slowest = max((p for point in points if (p := point.first_token_p95_s) is not None), default=0)
-    unit, per_s = seconds_unit(slowest)
     quantiles = {
         "p50": [point.first_token_p50_s for point in points],
         "p95": [point.first_token_p95_s for point in points],
     }
     return [
-        chart(
+        _durations(
+            chart,
+            quantiles,
             id_="first-token",
             title="First token",
-            unit=unit,
             hint="from the request to the first token of a stream",
             nothing="no streams",
-            lines=[
-                ChartLine(
-                    name=name,
-                    values=[None if value is None else value * per_s for value in values],
-                    look=look,
-                    last=duration_text(next((v for v in reversed(values) if v is not None), None)),
-                )
-                for look, (name, values) in enumerate(quantiles.items(), start=1)
-            ],
         ),
         chart(
             id_="tokens",
@@ -356,14 +355,11 @@ async def endpoint(request: PageRequest) -> PageView:
 def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
     """Return charts of traffic, latency and errors, and of metrics that replicas report."""
     chart = partial(line_chart, times=[point.at for point in points], until=now)
-    slowest = max((p for point in points if (p := point.p99_s) is not None), default=0.0)
-    unit, per_s = seconds_unit(slowest)
-
-    def quantile(name: str, values: Sequence[float | None], observation: int) -> ChartLine:
-        latest = next((value for value in reversed(values) if value is not None), None)
-        scaled = [None if value is None else value * per_s for value in values]
-        return ChartLine(name=name, values=scaled, look=observation, last=duration_text(latest))
-
+    quantiles = {
+        "p50": [point.p50_s for point in points],
+        "p95": [point.p95_s for point in points],
+        "p99": [point.p99_s for point in points],
+    }
     return [
         chart(
             id_="traffic",
@@ -371,16 +367,12 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
             unit="requests/s",
             lines=[ChartLine(name="requests", values=[p.requests_per_s for p in points], look=1)],
         ),
-        chart(
+        _durations(
+            chart,
+            quantiles,
             id_="latency",
             title="Latency",
-            unit=unit,
             hint="p99: 99 % were at least this fast",
-            lines=[
-                quantile("p50", [p.p50_s for p in points], 1),
-                quantile("p95", [p.p95_s for p in points], 2),
-                quantile("p99", [p.p99_s for p in points], 3),
-            ],
         ),
         chart(
             id_="errors",

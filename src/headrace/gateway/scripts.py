@@ -5,7 +5,7 @@ no Lua.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from headrace.core.headers import (
@@ -606,13 +606,7 @@ class RenameTarget:
 
     def lua(self) -> str:
         """Return the target as a table in Lua."""
-        fields = {
-            "endpoint": self.endpoint,
-            "model": self.model or self.endpoint,
-            "prefix": self.prefix,
-            "authority": self.authority,
-            "key": self.key,
-        }
+        fields = {**asdict(self), "model": self.model or self.endpoint}
         return "{" + ", ".join(f"{key} = {quoted(text)}" for key, text in fields.items()) + "}"
 
 
