@@ -104,24 +104,18 @@ local function in_form(text, content_type)
   end
 end
 
--- The body with a request for the stream's usage, and how many bytes were added before the model.
-local function with_usage(text, found)
+-- First and last position of what a request for the stream's usage replaces, and that request.
+local function asking_usage(text, found)
   local options = found.stream_options
   if options == nil then
     local at = text:find("{", 1, true)
-    return text:sub(1, at) .. '"stream_options":' .. OPTIONS .. "," .. text:sub(at + 1), at
+    return at + 1, at, '"stream_options":' .. OPTIONS .. ","
   end
-  if text:sub(options[1], options[2]) == "null" then
-    return text:sub(1, options[1] - 1) .. OPTIONS .. text:sub(options[2] + 1), options[1]
-  end
+  if text:sub(options[1], options[2]) == "null" then return options[1], options[2], OPTIONS end
   local inner = members(text, options[1]).include_usage
-  if inner == nil then
-    local is_empty = text:find("^{%s*}", options[1])
-    local added = '"include_usage":true' .. (is_empty and "" or ",")
-    return text:sub(1, options[1]) .. added .. text:sub(options[1] + 1), options[1]
-  end
-  if text:sub(inner[1], inner[2]) == "true" then return nil end
-  return text:sub(1, inner[1] - 1) .. "true" .. text:sub(inner[2] + 1), inner[1]
+  if inner ~= nil then return inner[1], inner[2], "true" end
+  local is_empty = text:find("^{%s*}", options[1])
+  return options[1] + 1, options[1], '"include_usage":true' .. (is_empty and "" or ",")
 end
 
 -- The first message, which is the system prompt of most, or the beginning of the prompt.
@@ -154,24 +148,23 @@ local function read(handle, headers, body)
   local model = text:sub(place[1] + 1, place[2] - 1)
   local target = handle:filterContext():get((model:gsub("\\/", "/")))
   local path = headers:get(":path"):match("^[^?]*")
-  local stream = found.stream
+  local stream, changed = found.stream, text
   if CAN_STREAM[path] and stream ~= nil and text:sub(stream[1], stream[2]) == "true" then
-    local changed, at = with_usage(text, found)
-    if changed ~= nil then
-      if at < place[1] then
-        local more = #changed - #text
-        place = {place[1] + more, place[2] + more}
-      end
-      headers:replace("content-length", tostring(body:setBytes(changed)))
+    local first, last, asking = asking_usage(text, found)
+    if text:sub(first, last) ~= asking then
+      changed = text:sub(1, first - 1) .. asking .. text:sub(last + 1)
+      local more = first < place[1] and #changed - #text or 0
+      place = {place[1] + more, place[2] + more}
       keep(handle, "removes", "1")
     end
   end
   if target ~= nil then
-    local current = body:getBytes(0, body:length())
-    local changed = current:sub(1, place[1]) .. target .. current:sub(place[2])
-    headers:replace("content-length", tostring(body:setBytes(changed)))
+    changed = changed:sub(1, place[1]) .. target .. changed:sub(place[2])
     place = {place[1], place[1] + #target + 1}
     model = target
+  end
+  if changed ~= text then
+    headers:replace("content-length", tostring(body:setBytes(changed)))
   end
   keep(handle, "first", place[1])
   keep(handle, "last", place[2])
