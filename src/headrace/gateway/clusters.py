@@ -67,18 +67,14 @@ _COMPOSITE: Final = "envoy.extensions.clusters.composite.v3.ClusterConfig"
 _MAX_REQUESTS: Final = 2**31 - 1
 
 
-def cluster_name(endpoint: str, key: str, *, is_openai: bool = False) -> str:
-    """Return the name of the cluster of the arm `key`; unique, as endpoint names have no tilde.
-
-    Args:
-        is_openai: Whether that of its replicas' second sockets, for OpenAI's API.
-    """
-    return f"{endpoint}~{key}{_OPENAI if is_openai else ''}"
+def cluster_name(endpoint: str, key: str) -> str:
+    """Return the name of the cluster of the arm `key`; unique, as endpoint names have no tilde."""
+    return f"{endpoint}~{key}"
 
 
 def openai_cluster(endpoint: str, arm: RevisionTarget) -> str:
-    """Return the name of the cluster of an arm's servers of OpenAI's API."""
-    return cluster_name(endpoint, arm.key, is_openai=arm.openai)
+    """Return the name of the cluster of an arm's servers of OpenAI's API, such as second sockets."""
+    return f"{cluster_name(endpoint, arm.key)}{_OPENAI if arm.openai else ''}"
 
 
 def fallback_cluster(endpoint: str, key: str) -> str:
