@@ -167,15 +167,8 @@ def gateway_api(facts: ExportFacts, target: ClusterTarget, options: GatewayApiOp
     if routed:
         # Requests that concern no endpoint go to some replica, as with Headrace's gateway.
         endpoint = routed[0]
-        backends = [
-            {**_backend(endpoint, v, target, HTTP_PORT), "weight": v.weight}
-            for v in _weighted(endpoint)
-        ]
-        rule: Body = {
-            "matches": [_exact(path) for path in _SERVER_PATHS],
-            "filters": [remove_internal_headers()],
-            "backendRefs": backends,
-        }
+        backends = {v.number: _backend(endpoint, v, target, HTTP_PORT) for v in endpoint.versions}
+        rule = _rule([_exact(path) for path in _SERVER_PATHS], _split(endpoint, backends))
         metadata = target.metadata(
             object_name(target.instance, "server"), labels(target.instance, "gateway")
         )
@@ -213,29 +206,28 @@ def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) 
     path = f"/v2/models/{endpoint.name}"
     timeout_s = endpoint.spec.timeout_s
     limit_s = 0.0 if timeout_s is None else timeout_s + GRACE_S
-    timeouts = {"timeouts": {"request": duration(limit_s)}}
-    strip: Body = {"filters": [remove_internal_headers()]}
-    rules: list[Body] = [
-        {
-            "matches": [_prefix(f"{path}/versions/{number}")],
-            **strip,
-            "backendRefs": [backend],
-            **timeouts,
-        }
+    rules = [
+        _rule([_prefix(f"{path}/versions/{number}")], [backend], limit_s=limit_s)
         for number, backend in own.items()
     ]
     v1 = f"/v1/models/{endpoint.name}"
     matches = [_prefix(path), _prefix(v1), *(_exact(f"{v1}:{verb}") for verb in _VERBS)]
-    rules.append({"matches": matches, **strip, "backendRefs": list(split), **timeouts})
-    return rules
+    return [*rules, _rule(matches, split, limit_s=limit_s)]
 
 
-def remove_internal_headers() -> Body:
-    """Return the filter that removes headers which only a gateway may set."""
-    return {
+def _rule(matches: list[Body], backends: Sequence[Body], *, limit_s: float | None = None) -> Body:
+    """Return a rule of a route, which removes headers that only a gateway may set."""
+    removed: Body = {
         "type": "RequestHeaderModifier",
         "requestHeaderModifier": {"remove": list(INTERNAL_HEADERS)},
     }
+    rule: Body = {"matches": matches, "filters": [removed], "backendRefs": list(backends)}
+    return rule if limit_s is None else {**rule, "timeouts": {"request": duration(limit_s)}}
+
+
+def _split(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
+    """Return the weighted backends of requests without a version."""
+    return [{**backends[v.number], "weight": v.weight} for v in _weighted(endpoint)]
 
 
 def duration(value_s: float) -> str:
@@ -253,11 +245,8 @@ def _documents(
     endpoint: Endpoint, target: ClusterTarget, options: GatewayApiOptions, *, alone: bool
 ) -> Iterator[ExportDocument]:
     http = {v.number: _backend(endpoint, v, target, HTTP_PORT) for v in endpoint.versions}
-    split = [{**http[v.number], "weight": v.weight} for v in _weighted(endpoint)]
-    rules = http_rules(endpoint, split, http)
-    copies = _mirror(endpoint, http)
-    if copies:
-        rules[-1] = {**rules[-1], "filters": [remove_internal_headers(), *copies]}
+    rules = http_rules(endpoint, _split(endpoint, http), http)
+    rules[-1]["filters"] += _mirror(endpoint, http)
     yield from _routes("HTTPRoute", endpoint, target, options, rules)
     if not options.grpc or not has_grpc_route(endpoint, target):
         return
@@ -267,25 +256,14 @@ def _documents(
     }
     method = {"type": "Exact", "service": SERVICE}
     named = [] if alone else [_header(MODEL_HEADER, endpoint.name)]
-    grpc_rules: list[Body] = [
-        {
-            "matches": [{"method": method, "headers": [*named, _header(VERSION_HEADER, number)]}],
-            "filters": [remove_internal_headers()],
-            "backendRefs": [backend],
-        }
+    match: Body = {"method": method, **({"headers": named} if named else {})}
+    rules = [
+        _rule([{**match, "headers": [*named, _header(VERSION_HEADER, number)]}], [backend])
         for number, backend in grpc.items()
     ]
-    match: Body = {"method": method, **({"headers": named} if named else {})}
-    split = [{**grpc[v.number], "weight": v.weight} for v in _weighted(endpoint)]
-    copies = _mirror(endpoint, grpc)
-    grpc_rules.append(
-        {
-            "matches": [match],
-            "filters": [remove_internal_headers(), *copies],
-            "backendRefs": split,
-        }
-    )
-    yield from _routes("GRPCRoute", endpoint, target, options, grpc_rules)
+    rules.append(_rule([match], _split(endpoint, grpc)))
+    rules[-1]["filters"] += _mirror(endpoint, grpc)
+    yield from _routes("GRPCRoute", endpoint, target, options, rules)
 
 
 def _language_model(
@@ -302,23 +280,15 @@ def _language_model(
         else:
             port = OPENAI_PORT if version.upstream is None else HTTP_PORT
             backends[version.number] = _backend(endpoint, version, target, port)
-    split = [{**backends[v.number], "weight": v.weight} for v in _weighted(endpoint)]
     targets: list[tuple[str, list[Body]]] = [
         *((f"{endpoint.name}:{number}", [backend]) for number, backend in backends.items()),
-        ("" if alone else endpoint.name, split),
+        ("" if alone else endpoint.name, _split(endpoint, backends)),
     ]
     paths = [*map(_exact, _OPENAI_PATHS), _prefix("/v1/audio")]
     rules: list[Body] = []
     for model, references in targets:
         named: Body = {"headers": [_header(_NAMED_MODEL_HEADER, model)]} if model else {}
-        rules.append(
-            {
-                "matches": [{**path, **named} for path in paths],
-                "filters": [remove_internal_headers()],
-                "backendRefs": references,
-                "timeouts": {"request": duration(0.0)},
-            }
-        )
+        rules.append(_rule([{**path, **named} for path in paths], references, limit_s=0.0))
     rules[-1]["filters"] += _mirror(endpoint, backends)
     yield from _routes("HTTPRoute", endpoint, target, options, rules)
 

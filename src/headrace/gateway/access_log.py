@@ -19,6 +19,7 @@ from headrace.gateway.resources import (
     RUNTIME_KEY,
     Json,
     Resource,
+    expression,
     seconds,
     status_is,
     typed,
@@ -27,7 +28,6 @@ from headrace.gateway.scripts import USAGE_METADATA
 
 METADATA: Final = "headrace"
 """Metadata key under which routes store their endpoint's log settings."""
-_CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
 _FIRST_ERROR: Final = 400
 _PER_MILLION: Final = 1_000_000
 _SAID: Final = f"xds.route_metadata.filter_metadata['{METADATA}']"
@@ -98,17 +98,17 @@ def _filter_expression(settings: RequestLogSpec) -> Sequence[Resource]:
     match settings.mode:
         case LogMode.SAMPLED:
             return [
-                _all(notable, _expression(f"{_MODE} != 'off'")),
-                _expression(f"{_MODE} == 'all' || ({_MODE} != 'off' && {_IS_SLOW})"),
+                _all(notable, expression(f"{_MODE} != 'off'")),
+                expression(f"{_MODE} == 'all' || ({_MODE} != 'off' && {_IS_SLOW})"),
             ]
         case LogMode.ALL:
-            wants = _expression(f"!({_MODE} in ['off', 'sampled'])")
+            wants = expression(f"!({_MODE} in ['off', 'sampled'])")
         case LogMode.OFF:
-            wants = _expression(f"{_MODE} == 'all'")
+            wants = expression(f"{_MODE} == 'all'")
         case _:
             assert_never(settings.mode)
-    samples = _expression(f"{_MODE} == 'sampled'")
-    return [wants, _all(samples, _any(notable, _expression(_IS_SLOW)))]
+    samples = expression(f"{_MODE} == 'sampled'")
+    return [wants, _all(samples, _any(notable, expression(_IS_SLOW)))]
 
 
 def _notable(slow_s: float) -> Sequence[Resource]:
@@ -121,7 +121,7 @@ def _notable(slow_s: float) -> Sequence[Resource]:
         _all(IS_GRPC, {"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}),
         _all(
             {"duration_filter": {"comparison": {"op": "GE", "value": longest_ms}}},
-            _expression(f"!({_HAS_SLOW})"),
+            expression(f"!({_HAS_SLOW})"),
         ),
     ]
 
@@ -138,11 +138,6 @@ def _sampled(ratio: float) -> Resource:
             "use_independent_randomness": True,
         }
     }
-
-
-def _expression(text: str) -> Resource:
-    """Return a condition on Envoy's attributes; false if it cannot be evaluated."""
-    return {"extension_filter": typed("headrace.expression", _CEL, {"expression": text})}
 
 
 def _any(*filters: Resource) -> Resource:

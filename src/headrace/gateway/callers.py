@@ -32,6 +32,7 @@ from headrace.gateway.resources import (
     Json,
     Resource,
     any_of,
+    connection_manager,
     http_options,
     load_assignment,
     seconds,
@@ -178,9 +179,6 @@ def _cluster_name(jwt: JwtSpec) -> str:
     return f"jwks:{jwt.name}"
 
 
-_MANAGER: Final = (
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-)
 _PRIVATE_MODE: Final = 0o600
 _CONNECT_TIMEOUT: Final = "1s"
 
@@ -215,13 +213,10 @@ def verify_listener(
         },
         "http_filters": filters,
     }
-    chain: Resource = {
-        "filters": [typed("envoy.filters.network.http_connection_manager", _MANAGER, manager)]
-    }
     return {
         "name": VERIFY,
         "address": _pipe(settings.verify_socket, mode=_PRIVATE_MODE),
-        "filter_chains": [chain],
+        "filter_chains": [{"filters": [connection_manager(manager)]}],
         "ignore_global_conn_limit": True,  # however many callers there are
     }
 

@@ -73,7 +73,7 @@ def cluster_name(endpoint: str, key: str) -> str:
 
 
 def openai_cluster(endpoint: str, arm: RevisionTarget) -> str:
-    """Return the name of the cluster of an arm's servers of OpenAI's API, such as second sockets."""
+    """Return the name of the cluster of an arm's servers of OpenAI's API."""
     return f"{cluster_name(endpoint, arm.key)}{_OPENAI if arm.openai else ''}"
 
 

@@ -164,8 +164,7 @@ class RateLimitPlan:
     def _headers(self, endpoint: EndpointRoute) -> list[Json]:
         headers: list[Json] = []
         if self.ranks:
-            level: Resource = {"key": PRIORITY_HEADER, "value": str(DEFAULT_LEVEL)}
-            headers.append({"header": level, "append_action": "ADD_IF_ABSENT"})
+            headers.append(set_header(PRIORITY_HEADER, str(DEFAULT_LEVEL), replaces=False))
             if endpoint.slo_latency_s is not None:
                 headers.append(set_header(SLO_HEADER, f"{endpoint.slo_latency_s:g}"))
         if LimitCounter.SERVICE in {self.counter(endpoint.limits), self.tiers}:
@@ -319,12 +318,11 @@ def _retry_filter() -> Resource:
 
     It precedes the filter that refuses, so that it processes the response after that.
     """
-    value: Resource = {"key": "retry-after", "value": "%RESP(X-RATELIMIT-RESET)%"}
-    added: Json = [{"append": {"header": value, "append_action": "ADD_IF_ABSENT"}}]
+    added = set_header("retry-after", "%RESP(X-RATELIMIT-RESET)%", replaces=False)
     mutation = typed(
         "headrace.mutation",
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
-        {"mutations": {"response_mutations": added}},
+        {"mutations": {"response_mutations": [{"append": added}]}},
     )
     refused: Json = [_response_is(":status", "429"), _response_is("grpc-status", "8")]
     skip: Resource = {

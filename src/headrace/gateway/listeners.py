@@ -12,7 +12,18 @@ from typing import Final
 from headrace.gateway.access_log import access_log
 from headrace.gateway.callers import Extension, verify_listener
 from headrace.gateway.filters import early_mutations, http_filters, without_auth_filters
-from headrace.gateway.resources import IS_GRPC, Json, Resource, any_of, seconds, status_is, typed
+from headrace.gateway.resources import (
+    IS_GRPC,
+    Json,
+    Resource,
+    any_of,
+    connection_manager,
+    expression,
+    seconds,
+    set_header,
+    status_is,
+    typed,
+)
 from headrace.gateway.routes import BULK_PATHS, OPENAI_PATHS, ROUTE_CONFIG
 from headrace.gateway.settings import EnvoySettings
 from headrace.gateway.statistics import arm_loggers, token_loggers
@@ -23,7 +34,6 @@ _BODY: Final = "%LOCAL_REPLY_BODY%"
 _RETRY_AFTER_S: Final = 1
 _FIRST_ERROR: Final = 400
 _FIRST_SERVER_ERROR: Final = 500
-_CEL: Final = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
 _TOO_MANY: Final = "too many requests: a limit per second is reached"
 _POSTED: Final = "(/infer|:[a-z]+|/index|/load|/unload)([?].*)?$"
 """Paths of V1, V2 and the repository that accept POST."""
@@ -54,9 +64,9 @@ def _mappers(case: _Case) -> Iterator[Resource]:
     """Yield a mapper for gRPC callers, one for callers of OpenAI's API and one for all others."""
     # Unless the refusing component set it.
     retry = (
-        [_header("retry-after", str(_RETRY_AFTER_S), "ADD_IF_ABSENT")] if case.retry_after else []
+        [set_header("retry-after", str(_RETRY_AFTER_S), replaces=False)] if case.retry_after else []
     )
-    grpc = [] if case.grpc_status is None else [_header("grpc-status", str(case.grpc_status))]
+    grpc = [] if case.grpc_status is None else [set_header("grpc-status", str(case.grpc_status))]
     status: Resource = {} if case.status is None else {"status_code": case.status}
     yield {
         "filter": {"and_filter": {"filters": [IS_GRPC, case.when]}},
@@ -76,19 +86,14 @@ def _mappers(case: _Case) -> Iterator[Resource]:
         yield {
             "filter": when,
             "body_format_override": {"json_format": {"error": error}},
-            "headers_to_add": [*retry, *([_header("allow", case.allow)] if case.allow else [])],
+            "headers_to_add": [*retry, *([set_header("allow", case.allow)] if case.allow else [])],
             **status,
         }
 
 
-def _header(key: str, value: str, action: str = "OVERWRITE_IF_EXISTS_OR_ADD") -> Resource:
-    return {"header": {"key": key, "value": value}, "append_action": action}
-
-
 def _details_are(details: str, also: str = "true") -> Resource:
     """Return the condition that a filter responded: at this point Envoy has set no flag yet."""
-    config: Resource = {"expression": f"response.code_details == '{details}' && {also}"}
-    return {"extension_filter": typed("headrace.details", _CEL, config)}
+    return expression(f"response.code_details == '{details}' && {also}")
 
 
 # Two expressions: Envoy bounds the size of one.
@@ -184,9 +189,6 @@ def refusal_loggers() -> Sequence[Resource]:
 
 
 STAT_PREFIX: Final = "headrace"
-_MANAGER: Final = (
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-)
 _PRIVATE_MODE: Final = 0o600
 _HANDSHAKE_TIMEOUT_S: Final = 10.0
 _FRAMING_BYTES: Final = 64 << 10
@@ -225,7 +227,7 @@ def _own(settings: EnvoySettings, manager: Resource) -> Resource:
     return {
         "name": "own",
         "address": {"pipe": pipe},
-        "filter_chains": [{"filters": [_http(manager)]}],
+        "filter_chains": [{"filters": [connection_manager(manager)]}],
     }
 
 
@@ -251,12 +253,8 @@ def _listener(settings: EnvoySettings, manager: Resource) -> Resource:
         # With port reuse a second gateway would bind the same port and receive half of the
         # requests.
         "enable_reuse_port": False,
-        "filter_chains": [{"filters": [_http(manager)], **secured}],
+        "filter_chains": [{"filters": [connection_manager(manager)], **secured}],
     }
-
-
-def _http(manager: Resource) -> Resource:
-    return typed("envoy.filters.network.http_connection_manager", _MANAGER, manager)
 
 
 def _connection_manager(

@@ -69,6 +69,18 @@ def status_is(op: str, status: int) -> Resource:
     return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
 
 
+def expression(text: str) -> Resource:
+    """Return a condition of an access logger on Envoy's attributes; false without a result."""
+    kind = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+    return {"extension_filter": typed("headrace.expression", kind, {"expression": text})}
+
+
+def connection_manager(config: Resource) -> Resource:
+    """Return the network filter that serves HTTP."""
+    kind = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+    return typed("envoy.filters.network.http_connection_manager", kind, config)
+
+
 def typed(name: str, type_name: str, config: Resource | None = None) -> Resource:
     """Return an extension: its name and its configuration with its protobuf type."""
     return {"name": name, "typed_config": any_of(type_name, config)}
@@ -79,12 +91,10 @@ def any_of(type_name: str, config: Resource | None = None) -> Resource:
     return {"@type": _TYPES + type_name, **(config or {})}
 
 
-def set_header(key: str, value: str) -> Resource:
-    """Return an operation that sets a header, replacing its value."""
-    return {
-        "header": {"key": key, "value": value},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-    }
+def set_header(key: str, value: str, *, replaces: bool = True) -> Resource:
+    """Return an operation that sets a header; its present value stays unless `replaces`."""
+    action = "OVERWRITE_IF_EXISTS_OR_ADD" if replaces else "ADD_IF_ABSENT"
+    return {"header": {"key": key, "value": value}, "append_action": action}
 
 
 def seconds(duration_s: float) -> str:
