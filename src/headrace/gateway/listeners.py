@@ -19,6 +19,7 @@ from headrace.gateway.resources import (
     any_of,
     connection_manager,
     expression,
+    header_matches,
     seconds,
     set_header,
     status_is,
@@ -100,14 +101,7 @@ def _details_are(details: str, also: str = "true") -> Resource:
 _IS_OPENAI: Final[Resource] = {
     "or_filter": {
         "filters": [
-            {
-                "header_filter": {
-                    "header": {
-                        "name": ":path",
-                        "string_match": {"safe_regex": {"regex": f"({paths})([?].*)?"}},
-                    }
-                }
-            }
+            header_matches(":path", string_match={"safe_regex": {"regex": f"({paths})([?].*)?"}})
             for paths in (OPENAI_PATHS, BULK_PATHS)
         ]
     }

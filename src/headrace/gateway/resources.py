@@ -17,12 +17,6 @@ HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 """Type and key of the HTTP options of a cluster."""
 RUNTIME_KEY: Final = "headrace.none"
 """Name of an override that is never set: Envoy requires one for some values."""
-IS_GRPC: Final[Resource] = {
-    "header_filter": {
-        "header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
-    }
-}
-"""Condition of an access logger: the request is a gRPC call."""
 _TYPES: Final = "type.googleapis.com/"
 _METADATA: Final = "headrace"
 UPSTREAM_NAME: Final = f"%UPSTREAM_METADATA({_METADATA}:cluster)%"
@@ -67,6 +61,15 @@ def status_is(op: str, status: int) -> Resource:
     """Return the condition of an access logger that the status is equal (`EQ`) or higher (`GE`)."""
     value: Resource = {"default_value": status, "runtime_key": RUNTIME_KEY}
     return {"status_code_filter": {"comparison": {"op": op, "value": value}}}
+
+
+def header_matches(name: str, **match: Json) -> Resource:
+    """Return the condition of an access logger that a header matches."""
+    return {"header_filter": {"header": {"name": name, **match}}}
+
+
+IS_GRPC: Final = header_matches("content-type", string_match={"prefix": "application/grpc"})
+"""Condition of an access logger: the request is a gRPC call."""
 
 
 def expression(text: str) -> Resource:

@@ -644,23 +644,20 @@ def _to_split(
     settings: EnvoySettings, endpoint: EndpointRoute, match: Resource, *, protocol: CallProtocol
 ) -> Iterator[Resource]:
     """Yield the routes of unversioned requests: several if a key decides."""
-    if endpoint.paused:
-        yield {"name": endpoint.name, "match": match, **_paused(endpoint)}
-        return
     split = live_split(endpoint)
     mute = next((arm for arm, _ in split if not supports_protocol(arm, protocol)), None)
     fallbacks = len(endpoint.fallbacks) if protocol is CallProtocol.OPENAI else 0
-    if not split and fallbacks and not endpoint.held:
+    if endpoint.paused:
+        action = _paused(endpoint)
+    elif not split and fallbacks and not endpoint.held:
         target: Resource = {"cluster": fallback_cluster(endpoint.name, "")}
         limits = _limits(settings, endpoint.timeout_s, protocol, fallbacks=fallbacks - 1)
-        yield {"name": endpoint.name, "match": match, **_forward(target, **limits)}
+        action = _forward(target, **limits)
     elif not split:
         action = _not_ready(settings, endpoint, match)
-        yield {"name": endpoint.name, "match": match, **action}
     elif mute is not None:
         # Not the other arms alone: that would be another split than the configured one.
         action = _reply(404, _unsupported_protocol(endpoint, mute, protocol))
-        yield {"name": endpoint.name, "match": match, **action}
     else:
         limits = _limits(settings, endpoint.timeout_s, protocol, fallbacks=fallbacks)
         for variant in split_variants(endpoint, limits, protocol=protocol):
@@ -669,6 +666,8 @@ def _to_split(
             assert isinstance(present, Sequence)
             narrowed = {**match, "headers": [*present, *headers]} if headers else match
             yield {"name": endpoint.name, "match": narrowed, **variant.action}
+        return
+    yield {"name": endpoint.name, "match": match, **action}
 
 
 def _unsupported_protocol(

@@ -123,7 +123,7 @@ def _split(
     mirror = _mirror(endpoint)
     by_hash = {} if sticky is None else {"hash_policy": [_hash_policy(endpoint, sticky)]}
     if all(arm is first for arm, _ in split):
-        cluster = _cluster_with_fallbacks(endpoint, first, protocol)
+        cluster = _cluster(endpoint, first, protocol, falls_back=True)
         to_first = _to_arm({"route": {"cluster": cluster, **limits}}, first, protocol)
         action = _with_headers(to_first, _paired(first, mirror))
     else:
@@ -132,7 +132,7 @@ def _split(
                 _to_arm({"name": cluster, "weight": w}, arm, protocol), _paired(arm, mirror)
             )
             for arm, w in split
-            for cluster in (_cluster_with_fallbacks(endpoint, arm, protocol),)
+            for cluster in (_cluster(endpoint, arm, protocol, falls_back=True),)
         ]
         weighted: Resource = {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})}
         action = {"route": {"weighted_clusters": weighted, **limits, **by_hash}}
@@ -141,18 +141,18 @@ def _split(
     return _with_headers(action, _marked(endpoint, sticky))
 
 
-def _cluster(endpoint: EndpointRoute, arm: RevisionTarget, protocol: CallProtocol) -> str:
-    if protocol is CallProtocol.OPENAI:
-        return openai_cluster(endpoint.name, arm)
-    return cluster_name(endpoint.name, arm.key)
-
-
-def _cluster_with_fallbacks(
-    endpoint: EndpointRoute, arm: RevisionTarget, protocol: CallProtocol
+def _cluster(
+    endpoint: EndpointRoute,
+    arm: RevisionTarget,
+    protocol: CallProtocol,
+    *,
+    falls_back: bool = False,
 ) -> str:
-    if endpoint.fallbacks and protocol is CallProtocol.OPENAI:
+    if protocol is not CallProtocol.OPENAI:
+        return cluster_name(endpoint.name, arm.key)
+    if falls_back and endpoint.fallbacks:
         return fallback_cluster(endpoint.name, arm.key)
-    return _cluster(endpoint, arm, protocol)
+    return openai_cluster(endpoint.name, arm)
 
 
 def _to_arm(action: Resource, arm: RevisionTarget, protocol: CallProtocol) -> Resource:

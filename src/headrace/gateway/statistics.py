@@ -15,7 +15,7 @@ import msgspec
 
 from headrace.core.headers import CREDENTIAL_HEADER, SPLIT_HEADER
 from headrace.gateway.clusters import arm_of
-from headrace.gateway.resources import ANSWERED_BY, Json, Resource, status_is, typed
+from headrace.gateway.resources import ANSWERED_BY, Json, Resource, header_matches, status_is, typed
 from headrace.gateway.scripts import FALLBACK_METADATA, USAGE_METADATA
 
 _SPLIT: Final = "headrace_arm"
@@ -337,12 +337,8 @@ def _logger(
     }
 
 
-_HAS_SPLIT: Final[Resource] = {
-    "header_filter": {"header": {"name": SPLIT_HEADER, "present_match": True}}
-}
-_NO_SPLIT: Final[Resource] = {
-    "header_filter": {"header": {"name": SPLIT_HEADER, "present_match": True, "invert_match": True}}
-}
+_HAS_SPLIT: Final = header_matches(SPLIT_HEADER, present_match=True)
+_NO_SPLIT: Final = header_matches(SPLIT_HEADER, present_match=True, invert_match=True)
 
 
 def _has(metadata: str, field: str, *, value: str = "", inverted: bool = False) -> Resource:
