@@ -98,14 +98,11 @@ class RolloutEvidenceState:
         latency = settings.metrics.latency or LatencySpec()
         errors = settings.metrics.errors or ErrorsSpec()
         rejections = settings.metrics.rejections or RejectionsSpec()
+        reach = LatencyMargin(latency.margin_ratio, latency.margin_s)
         counts = _Counts(
             format=_FORMAT,
-            latency=LatencyRatios.start(
-                latency.quantile, LatencyMargin(latency.margin_ratio, latency.margin_s)
-            ),
-            median=LatencyRatios.start(
-                MEDIAN, LatencyMargin(latency.margin_ratio, latency.margin_s)
-            ),
+            latency=LatencyRatios.start(latency.quantile, reach),
+            median=LatencyRatios.start(MEDIAN, reach),
             errors=RateDifferences.start(1, watched=errors.margin),
             rejections=RateDifferences.start(1, watched=rejections.margin),
             errors_turn=ChangeDetector.start(1, errors.margin),

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.spec.rollout import CanarySpec
+from headrace.core.spec.rollout import CanarySpec, LatencySpec
 from headrace.rollout.bernoulli import log_evidence_each
 from headrace.rollout.betting import Array
 from headrace.rollout.change_detector import ChangeDetector
@@ -130,21 +130,16 @@ class SimulatedTests:
             RateDifferences.start(runs, watched=margin) for margin in margins
         )
         self._turns = ChangeDetector.start(runs, margins[0]), ChangeDetector.start(runs, margins[1])
-        self._quantiles = []
-        if metrics.latency is not None:
-            reach = LatencyMargin(metrics.latency.margin_ratio, metrics.latency.margin_s)
-            quantiles = dict.fromkeys((metrics.latency.quantile, MEDIAN))
-            edges = (self.traffic.lower_s, self.traffic.upper_s)
-            self._quantiles = [
-                _QuantileWatch(quantile, reach, self.traffic, edges) for quantile in quantiles
-            ]
-        self._per_token, per_token = [], metrics.time_per_output_token
-        if per_token is not None:
-            reach = LatencyMargin(per_token.margin_ratio)
-            self._per_token = [
-                _QuantileWatch(quantile, reach, self.traffic, self.traffic.token_buckets())
-                for quantile in dict.fromkeys((per_token.quantile, MEDIAN))
-            ]
+        self._quantiles, self._per_token = [], []
+        for watches, metric, edges in (
+            (self._quantiles, metrics.latency, (self.traffic.lower_s, self.traffic.upper_s)),
+            (self._per_token, metrics.time_per_output_token, self.traffic.token_buckets()),
+        ):
+            if metric is not None:
+                margin_s = metric.margin_s if isinstance(metric, LatencySpec) else 0.0
+                reach = LatencyMargin(metric.margin_ratio, margin_s)
+                quantiles = dict.fromkeys((metric.quantile, MEDIAN))
+                watches += [_QuantileWatch(q, reach, self.traffic, edges) for q in quantiles]
         self._lengths = [
             PredictionShift.start() for _ in range(runs if metrics.output_tokens else 0)
         ]
