@@ -64,9 +64,7 @@ class InvocationsApi:
         codec = self._codec
         if codec is None:
             raise self._state.not_ready()
-        body = exchange.body
-        if b"content-encoding" in headers:
-            body = decoded_body(exchange, self._state.settings.max_body_bytes)
+        body = decoded_body(exchange, self._state.settings.max_body_bytes)
         exchange.request, form = codec.decode(body, content_type)
         exchange.wire = self._writers[form]
         rank(exchange)

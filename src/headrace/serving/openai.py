@@ -35,7 +35,7 @@ from headrace.protocol.openai import (
     encode_rerank,
     model_and_version,
 )
-from headrace.protocol.values import Body, object_array
+from headrace.protocol.values import object_array
 from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.routing import Handler, rank, timeout_s
 from headrace.serving.splitting import SplitRequests
@@ -147,7 +147,7 @@ class OpenAiApi:
         """Return the request; raise an error unless it names this replica's model, of `task`."""
         state = self._state
         exchange.wire = self
-        request = decode_request(openai_body(exchange, state.settings.max_body_bytes), kind)
+        request = decode_request(decoded_body(exchange, state.settings.max_body_bytes), kind)
         name, version = model_and_version(request.model)
         if name != state.name or version not in {"", state.version}:
             raise ModelNotFoundError(name[:200], version[:50])
@@ -170,12 +170,6 @@ class OpenAiApi:
         )
         rank(exchange)
         self._splits.submit(exchange, timeout_s(exchange.headers))
-
-
-def openai_body(exchange: Exchange, limit_bytes: int) -> Body:
-    """Return the request's body, decompressed."""
-    is_encoded = b"content-encoding" in exchange.headers
-    return decoded_body(exchange, limit_bytes) if is_encoded else exchange.body
 
 
 def _elements(texts: list[str]) -> Array:

@@ -49,9 +49,7 @@ class V1Api:
         if codec is None:
             raise self._state.not_ready()
         headers = exchange.headers
-        body = exchange.body
-        if b"content-encoding" in headers:
-            body = decoded_body(exchange, self._state.settings.max_body_bytes)
+        body = decoded_body(exchange, self._state.settings.max_body_bytes)
         exchange.request = codec.decode(body)
         rank(exchange)
         self._state.submit(exchange, timeout_s(headers))

@@ -99,9 +99,7 @@ class V2Api:
         if decoder is None:
             raise self._state.not_ready()
         headers = exchange.headers
-        body = exchange.body
-        if b"content-encoding" in headers:
-            body = decoded_body(exchange, self._state.settings.max_body_bytes)
+        body = decoded_body(exchange, self._state.settings.max_body_bytes)
         length = headers.get(b"inference-header-content-length")
         exchange.request = decoder.decode(body, None if length is None else header_length(length))
         rank(exchange)
@@ -211,9 +209,11 @@ def header_length(text: bytes) -> int:
 
 
 def decoded_body(exchange: Exchange, limit_bytes: int) -> Body:
-    """Return the request's body with its Content-Encoding removed."""
-    encoding = exchange.headers[b"content-encoding"].decode("latin-1")
-    return decompress(exchange.body, encoding, limit_bytes)
+    """Return the request's body, decompressed if it has a Content-Encoding."""
+    encoding = exchange.headers.get(b"content-encoding")
+    if encoding is None:
+        return exchange.body
+    return decompress(exchange.body, encoding.decode("latin-1"), limit_bytes)
 
 
 def send_tensors(exchange: Exchange, body: bytes | list[Buffer], json_length: int | None) -> None:

@@ -65,13 +65,14 @@ from headrace.serving.grpc.bridge import (
 from headrace.serving.internal import decode_body, local_only, send_loads
 from headrace.serving.invocations import INVOCATIONS
 from headrace.serving.memory import peak_bytes
-from headrace.serving.openai import OPENAI_ROUTES, openai_body
+from headrace.serving.openai import OPENAI_ROUTES
 from headrace.serving.pages import OPENAPI, page_handlers, send_openapi, send_root
 from headrace.serving.pool.hosted import HostedModel, HostedPhase
 from headrace.serving.pool.pool import ModelPool
 from headrace.serving.routing import Handler, Router, Table, add_routes, why_no_model
 from headrace.serving.telemetry.metrics import BRIEF, model_families, model_labels, process_families
 from headrace.serving.telemetry.report import ReplicaReport
+from headrace.serving.v2 import decoded_body
 
 Choose = Callable[[str, str, Exchange], HostedModel | None]
 _GRPC_DESCRIBE: Final = frozenset({"ModelMetadata", "ModelConfig"})
@@ -394,7 +395,7 @@ class PoolApplication:
 
     def _openai(self, exchange: Exchange) -> None:
         """OpenAI's routes: of the model that the body names."""
-        body = openai_body(exchange, self._pool.settings.max_body_bytes)
+        body = decoded_body(exchange, self._pool.settings.max_body_bytes)
         name, version = model_and_version(decode_request(body, ModelField).model)
         hosted = self.choose(name, version, exchange)
         if hosted is None:
