@@ -62,10 +62,7 @@ class V1Api:
         except HeadraceError as error:
             exchange.wire.refuse(exchange, error)
             return
-        if b"accept-encoding" in exchange.headers:
-            send_tensors(exchange, body, None)
-        else:
-            exchange.send_json(body)
+        send_tensors(exchange, body, None)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error in JSON."""

@@ -113,10 +113,7 @@ class V2Api:
         except HeadraceError as error:
             exchange.wire.refuse(exchange, error)
             return
-        if isinstance(body, bytes) and b"accept-encoding" not in exchange.headers:
-            exchange.send_ok(JSON_HEAD if json_length is None else tensors_head(json_length), body)
-        else:
-            send_tensors(exchange, body, json_length)
+        send_tensors(exchange, body, json_length)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error in JSON."""
@@ -221,6 +218,9 @@ def send_tensors(exchange: Exchange, body: bytes | list[Buffer], json_length: in
 
     Another thread compresses a large response, at 8 ms per MB of JSON.
     """
+    if isinstance(body, bytes) and b"accept-encoding" not in exchange.headers:
+        exchange.send_ok(JSON_HEAD if json_length is None else tensors_head(json_length), body)
+        return
     headers: dict[bytes, bytes] = {}
     if json_length is not None:
         headers[_HEADER_LENGTH] = b"%d" % json_length
