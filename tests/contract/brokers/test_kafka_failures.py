@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from headrace.streaming.brokers import open_broker
 from headrace.streaming.brokers.kafka.assignment import visit
 from headrace.streaming.brokers.kafka.url import kafka_options
 from headrace.streaming.records import NewRecord, TopicPartition
-from tests.brokers.kafka import PASSWORD, KafkaCluster
+from tests.brokers.kafka import PASSWORD, KafkaCluster, running_kafka
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -132,6 +132,26 @@ def test_a_session_timeout_that_the_servers_refuse_says_what_they_take(
             take(session, 1, within_s=rig.settles_s)
     finally:
         session.close()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("protocol", [GroupProtocol.AUTO, GroupProtocol.CONSUMER])
+def test_a_group_is_not_joined_while_the_cluster_cannot_tell_its_configuration(
+    tmp_path: Path, protocol: GroupProtocol
+) -> None:
+    with running_kafka(tmp_path / "kafka", brokers=3) as cluster:
+        url = f"kafka://{cluster.bootstrap}"
+        rig = Rig(url=url, home=tmp_path, session_timeout_s=6.0)
+        with closing(open_broker(url, home=tmp_path)) as broker:
+            topic = new_topic(broker)
+            for server in cluster.brokers[1:]:
+                server.kill()
+            time.sleep(12.0)  # the one that is left has noticed it
+            membership = replace(rig.membership(topic), protocol=protocol)
+            with pytest.raises(
+                UnavailableError, match="read the configuration of|set the session timeout of"
+            ):
+                broker.join(membership, Listener())
 
 
 def test_more_answers_than_the_client_queues_are_all_written(rig: Rig, tmp_path: Path) -> None:

@@ -287,6 +287,9 @@ def create_client(create: Callable[[], _T], address: str) -> _T:
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # has no types
 _GROUP_TIMEOUT: Final = "consumer.session.timeout.ms"
 _GROUP_HEARTBEAT: Final = "consumer.heartbeat.interval.ms"
+_CONFIG_TIMEOUT_S: Final = 2.0
+"""Timeout of requests for configurations. While the cluster has no controller, two threads of the
+client occupy a core until the timeout."""
 _POLL_EVERY_S: Final = 1.0
 _RETRY_AFTER_S: Final = 0.1
 _DEFAULT_REPLICATION: Final = -1
@@ -318,10 +321,18 @@ class KafkaAdmin:
 
     def topic_limit(self, topic: str) -> int | None:
         """Return the `max.message.bytes` of a topic; None if it is unknown."""
-        return self._config(ResourceType.TOPIC, topic).get("max.message.bytes")
+        try:
+            return self._config(ResourceType.TOPIC, topic).get("max.message.bytes")
+        except UnavailableError as error:
+            _log.info("a topic's limit is unknown", extra={"topic": topic, "error": str(error)})
+            return None
 
     def session_timeout_ms(self, group: str) -> int | None:
-        """Return the timeout of a group's `consumer` protocol; None if it is unknown."""
+        """Return the timeout of a group's `consumer` protocol; None if it is unknown.
+
+        Raises:
+            UnavailableError: The cluster does not answer.
+        """
         return self._config(ResourceType.GROUP, group).get(_GROUP_TIMEOUT)
 
     def set_session_timeout(self, group: str, timeout_ms: int) -> None:
@@ -329,6 +340,7 @@ class KafkaAdmin:
 
         Raises:
             InvalidArgumentError: The cluster does not permit the timeout.
+            UnavailableError: The cluster does not answer.
         """
         config = self._config(ResourceType.GROUP, group)
         beat_ms = min(config.get(_GROUP_HEARTBEAT, timeout_ms), max(timeout_ms // 3, 1))
@@ -342,7 +354,7 @@ class KafkaAdmin:
         resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=entries)
         operation = f"set the session timeout of group '{group}' to {timeout_ms / 1000:g} s"
         (future,) = self._client.incremental_alter_configs(
-            [resource], request_timeout=REQUEST_TIMEOUT_S
+            [resource], request_timeout=_CONFIG_TIMEOUT_S
         ).values()
         self._result(future, operation)
 
@@ -410,13 +422,18 @@ class KafkaAdmin:
         """Return the numbers in the configuration of a topic or group.
 
         It is empty if the cluster does not support or permit the request.
+
+        Raises:
+            UnavailableError: The cluster does not answer.
         """
         resource = ConfigResource(kind, name)
         try:
-            future = self._client.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[
+            future = self._client.describe_configs([resource], request_timeout=_CONFIG_TIMEOUT_S)[
                 resource
             ]
             config = self._result(future, f"read the configuration of '{name}'")
+        except UnavailableError:
+            raise
         except HeadraceError as error:
             _log.info("a configuration is unknown", extra={"resource": name, "error": str(error)})
             return {}
