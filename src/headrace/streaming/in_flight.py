@@ -8,7 +8,7 @@ offset. This module only decides; the caller passes the time.
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, repeat
+from itertools import repeat
 from typing import Any, Final
 
 from headrace.core import Code, HeadraceError, PayloadTooLargeError
@@ -33,8 +33,8 @@ class PrefetchBuffer:
     def __init__(self, *, max_batch_size: int, max_delay_s: float) -> None:
         self.max_batch_size = max_batch_size
         self.max_delay_s = max_delay_s
-        self._records: deque[Record] = deque()
-        self._arrivals: deque[float] = deque()
+        self._records: list[Record] = []
+        self._arrivals: list[float] = []
         """The arrival time of each record."""
         self._bytes = 0
 
@@ -66,8 +66,8 @@ class PrefetchBuffer:
     def take(self) -> list[Record]:
         """Remove and return the next batch; empty if no record waits."""
         count = min(len(self._records), self.max_batch_size)
-        batch = [self._records.popleft() for _ in range(count)]
-        self._arrivals = deque(islice(self._arrivals, count, None))
+        batch = self._records[:count]
+        del self._records[:count], self._arrivals[:count]
         self._bytes = self._bytes - _size(batch) if self._records else 0
         return batch
 
@@ -87,7 +87,7 @@ class PrefetchBuffer:
 
 
 def _size(records: Iterable[Record]) -> int:
-    return sum([len(record.value) for record in records if record.value is not None])
+    return sum(map(len, filter(None, [record.value for record in records])))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,7 +149,7 @@ def test_a_group_is_not_joined_while_the_cluster_cannot_tell_its_configuration(
             time.sleep(12.0)  # the one that is left has noticed it
             membership = replace(rig.membership(topic), protocol=protocol)
             with pytest.raises(
-                UnavailableError, match="read the configuration of|set the session timeout of"
+                UnavailableError, match=r"read the configuration of|set the session timeout of"
             ):
                 broker.join(membership, Listener())
 
