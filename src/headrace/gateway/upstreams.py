@@ -123,7 +123,9 @@ def circuit_breakers(limit: int) -> Resource:
 
 
 _CONNECT_TIMEOUT_S: Final = 5.0
-_IDLE_S: Final = 60.0
+_IDLE_S: Final = {"http": 4.0, "http2": 60.0}
+"""Seconds after which an idle connection is closed, by version of HTTP. uvicorn and Node close
+theirs after 5 s, and a request that meets that close gets 503."""
 _HEALTH_TIMEOUT_S: Final = 5.0
 _FAILURES_TO_UNHEALTHY: Final = 2
 _ANSWERS_WITHOUT_KEY: Final = (200, 401, 403)
@@ -155,6 +157,7 @@ def upstream_cluster(
     )
     health = _health_check(endpoint, server, upstream)
     is_openai = upstream.protocol is UpstreamProtocol.OPENAI
+    version = "http2" if upstream.protocol is UpstreamProtocol.GRPC else "http"
     return {
         "name": name,
         "alt_stat_name": name.replace(".", "+"),
@@ -179,8 +182,8 @@ def upstream_cluster(
         "health_checks": [] if health is None else [health],
         **({"transport_socket": _tls(settings, server, upstream)} if server.is_tls else {}),
         **http_options(
-            "http2" if upstream.protocol is UpstreamProtocol.GRPC else "http",
-            common_http_protocol_options={"idle_timeout": seconds(_IDLE_S)},
+            version,
+            common_http_protocol_options={"idle_timeout": seconds(_IDLE_S[version])},
             http_filters=rename_filters(
                 rename_source(rename_target(endpoint, upstream)),
                 [api_key_filter(upstream, settings.run_dir)] if upstream.api_key_file else [],

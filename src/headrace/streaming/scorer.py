@@ -146,7 +146,9 @@ class RecordScorer:
         except HeadraceError as error:
             if is_retryable(error):
                 raise
-            results.update((at, error) for part in parts for at in part.shape_group.positions)
+            results.update(
+                (position, error) for part in parts for position in part.shape_group.positions
+            )
             return
         scored_records: list[Sequence[int]] = [
             range(len(part.shape_group.positions)) for part in parts

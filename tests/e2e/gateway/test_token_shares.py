@@ -53,7 +53,7 @@ async def test_each_caller_gets_its_tokens_and_no_more(lab: Lab, stub: Stub) -> 
         if answer.status_code == 200:
             used[key] += usage_of(body)["total_tokens"]
         else:
-            assert answer.status_code == 429
+            assert answer.status_code == 429, answer.text
             assert int(answer.headers["retry-after"]) >= 1
             refused[key] += 1
 

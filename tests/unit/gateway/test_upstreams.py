@@ -97,6 +97,17 @@ def test_where_nothing_is_asked_every_server_counts_as_healthy(fields: dict[str,
     assert _cluster(**fields)["health_checks"] == []
 
 
+@pytest.mark.parametrize(
+    ("protocol", "idle"), [(UpstreamProtocol.OPENAI, "4.000s"), (UpstreamProtocol.GRPC, "60.000s")]
+)
+def test_an_idle_connection_is_closed_before_common_servers_close_it(
+    protocol: UpstreamProtocol, idle: str
+) -> None:
+    (options,) = _cluster(protocol=protocol)["typed_extension_protocol_options"].values()
+
+    assert options["common_http_protocol_options"]["idle_timeout"] == idle
+
+
 def test_as_many_requests_as_the_owner_allows() -> None:
     (limits,) = _cluster(max_requests=7)["circuit_breakers"]["thresholds"]
 

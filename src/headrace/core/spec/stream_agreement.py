@@ -47,7 +47,7 @@ def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
         mistakes += _of_one(stream, path, endpoints)
         endpoint = next((e for e in items if e.get("name") == stream.get("endpoint")), {})
         disagreements = _openai(stream, path, endpoint)
-        mistakes += [SpecMistake(place=place, message=text) for place, text in disagreements]
+        mistakes += [SpecMistake(place=where, message=text) for where, text in disagreements]
         name = stream.get("name")
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
             message = f"{name!r} is already the name of streams[{first_use[name]}]"

@@ -55,7 +55,7 @@ def row_reader(
         if scale is not None and target is not None:
             _check_scale(schema, name, scale)
         getters[name] = _getter(name, scale, exact=name in passed)
-    written, wanted = schema.root, None if target is None else target.root
+    written, reader = schema.root, None if target is None else target.root
 
     def parse(value: bytes, offset: int) -> Any:  # noqa: ANN401  # a record of any schema
         buffer = io.BytesIO(value)
@@ -63,9 +63,9 @@ def row_reader(
         try:
             record = fastavro.schemaless_reader(buffer, written, None)
             end = buffer.tell()
-            if wanted is not None:
+            if reader is not None:
                 buffer.seek(offset)
-                record = fastavro.schemaless_reader(buffer, written, wanted)
+                record = fastavro.schemaless_reader(buffer, written, reader)
         except _UNREADABLE as error:
             is_short = isinstance(error, EOFError)
             reason = "it ends too early" if is_short else f"{type(error).__name__}: {error}"

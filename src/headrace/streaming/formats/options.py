@@ -86,8 +86,8 @@ def read_options(
 
 def _problems(options: SchemaOptions, unused: frozenset[str]) -> Iterator[str]:
     """Yield what is wrong with options, beginning with the option's name."""
-    given = [name for name in options.__struct_fields__ if getattr(options, name)]
-    for name in given:
+    names = [name for name in options.__struct_fields__ if getattr(options, name)]
+    for name in names:
         if name in unused:
             yield f"{name} is not for this format"
         if name in {"password", "token"} and not VARIABLE.fullmatch(getattr(options, name)):

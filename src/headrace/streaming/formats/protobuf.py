@@ -215,10 +215,10 @@ class ProtobufFormat:
 
     def reader(self, schema: ProtoFile, path: MessagePath | None) -> RowReader:
         """Return the reader of a file's message."""
-        wanted = self.options.message
-        descriptor = schema.find(wanted) if path is None else schema.at(path)
-        if wanted and descriptor.full_name != wanted:
-            msg = f"it is a {descriptor.full_name}, but options.message is {wanted}"
+        full_name = self.options.message
+        descriptor = schema.find(full_name) if path is None else schema.at(path)
+        if full_name and descriptor.full_name != full_name:
+            msg = f"it is a {descriptor.full_name}, but options.message is {full_name}"
             raise InvalidArgumentError(msg)
         return message_reader(descriptor, self.layout.inputs, self.layout.passed)
 

@@ -182,14 +182,14 @@ class SchemaReader(Generic[S]):
         rows: list[Any] = []
         readers: list[RowReader] = []
         plain = self._plain if self._registry is None else None
-        known, size = self._readers, self._form.head_bytes
+        by_head, size = self._readers, self._form.head_bytes
         for index, record in enumerate(records):
             value = record.value
             try:
                 if value is None:
                     raise without_value()
                 offset = 0 if plain else size
-                reader = plain or known.get(value[:size])
+                reader = plain or by_head.get(value[:size])
                 if reader is None:
                     reader, offset = self._reader_of(value)
                 if isinstance(reader, HeadraceError):

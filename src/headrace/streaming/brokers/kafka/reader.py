@@ -344,12 +344,12 @@ class KafkaAdmin:
         """
         config = self._config(ResourceType.GROUP, group)
         beat_ms = min(config.get(_GROUP_HEARTBEAT, timeout_ms), max(timeout_ms // 3, 1))
-        wanted = {_GROUP_TIMEOUT: timeout_ms, _GROUP_HEARTBEAT: beat_ms}
-        if wanted.items() <= config.items():
+        settings = {_GROUP_TIMEOUT: timeout_ms, _GROUP_HEARTBEAT: beat_ms}
+        if settings.items() <= config.items():
             return
         entries = [
             ConfigEntry(name, str(value), incremental_operation=AlterConfigOpType.SET)
-            for name, value in wanted.items()
+            for name, value in settings.items()
         ]
         resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=entries)
         operation = f"set the session timeout of group '{group}' to {timeout_ms / 1000:g} s"
