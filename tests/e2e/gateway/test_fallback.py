@@ -194,8 +194,12 @@ async def test_bodies_up_to_the_limit_are_sent_again(lab: Lab, stubs: tuple[Stub
             answer = await http.post(CHAT, json=asked)
             assert (answer.status_code, answer.headers[ANSWERED_BY]) == (200, "other"), size
             assert [len(stub.seen()[-1]["body"]["messages"]) for stub in stubs] == [size, size]
-        answer = await http.post(CHAT, json={**body({}), "messages": "x" * limit})
-        assert answer.status_code == 413
+        before = [len(stub.seen()) for stub in stubs]
+        # The gateway may close the connection while the client still sends.
+        with contextlib.suppress(httpx.ReadError):
+            answer = await http.post(CHAT, json={**body({}), "messages": "x" * limit})
+            assert answer.status_code == 413
+        assert [len(stub.seen()) for stub in stubs] == before
 
 
 async def test_a_fallback_has_its_own_fallback(lab: Lab, stubs: tuple[Stub, Stub]) -> None:
