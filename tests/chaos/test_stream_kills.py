@@ -166,7 +166,13 @@ def kill_brokers(
         say(f"kill {broker.log.stem}")
         broker.kill()
         time.sleep(chance.uniform(0, 4))
-        broker.start()
+        broker.begin()
+        while not broker.is_ready():
+            # Kafka ends itself if it starts during the election of a controller.
+            if broker.process is not None and broker.process.poll() is not None:
+                say(f"{broker.log.stem} has ended, and starts again")
+                broker.begin()
+            time.sleep(0.5)
         is_back()
         say(f"{broker.log.stem} is back")
 
