@@ -7,6 +7,7 @@ restarts (by default a restarted member keeps its partitions); `compression=zstd
 records. Kafka does not create topics automatically.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,7 @@ from headrace.streaming.brokers.kafka.session import KafkaSession
 from headrace.streaming.brokers.kafka.url import kafka_options
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
+_log = logging.getLogger(__name__)
 _MAX_PARTITIONS: Final = 100_000
 _SEND_S: Final = 30.0
 _CREATE_TIMEOUT_S: Final = 10.0
@@ -260,7 +262,12 @@ class KafkaBroker:
         if group in self._protocols:
             return self._protocols[group]
         if protocol is GroupProtocol.CONSUMER:
-            self._admin.set_session_timeout(group, timeout_ms)
+            try:
+                self._admin.set_session_timeout(group, timeout_ms)
+            except UnavailableError as error:  # no controller: members need only the coordinator
+                extra = {"group": group, "error": str(error)}
+                _log.warning("joining with the session timeout that the group has", extra=extra)
+                return protocol
         elif protocol is GroupProtocol.AUTO:
             current_ms = self._admin.session_timeout_ms(group)
             is_short = current_ms is not None and current_ms <= timeout_ms
