@@ -26,7 +26,9 @@ from headrace.streaming.writer import ResultWriter
 
 _log = logging.getLogger(__name__)
 
-REJOIN: Final = Backoff(first_s=0.5, limit_s=30.0)
+_REJOIN: Final = Backoff(first_s=0.5, limit_s=4.0)
+_STABLE_S: Final = 30.0
+"""A session that lasted longer ends a series of failures."""
 STATUS_EVERY_S: Final = 0.5
 LAST_FLUSH_S: Final = 5.0
 MAX_CONFLICTS: Final = 3
@@ -129,7 +131,7 @@ class WorkerLoop:
                 has_joined = self.counters.sessions > before[0]
                 if not has_joined and error.code in _PERMANENT:
                     raise
-                if has_joined and self._clock.monotonic() - before[1] > REJOIN.limit_s:
+                if has_joined and self._clock.monotonic() - before[1] > _STABLE_S:
                     failures = conflicts = 0
                 failures += 1
                 conflicts = conflicts + 1 if isinstance(error, ConflictError) else 0
@@ -231,7 +233,7 @@ class WorkerLoop:
             lacks_topic=isinstance(error, NotFoundError),
         )
         self._record_progress()
-        self._wait(self._stopping, REJOIN.jittered_s(failures, chance=self._random.random()))
+        self._wait(self._stopping, _REJOIN.jittered_s(failures, chance=self._random.random()))
 
     def _update_status(
         self, poll_loop: PollLoop, session: ConsumerSession, state: WorkerState | None = None

@@ -1,5 +1,6 @@
 """At least once over Kafka: what is done is kept after its records are written, and not before."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import HeadraceError
+from headrace.streaming.brokers.kafka import producers
 from headrace.streaming.brokers.kafka.client import Writing
 from headrace.streaming.brokers.kafka.producers import (
     COMMIT_EVERY_S,
@@ -199,11 +201,19 @@ class Transactional(Client):
     def begin_transaction(self) -> None: ...
     def abort_transaction(self, timeout_s: float) -> None: ...
 
+    def memberid(self) -> str:
+        return "m"
+
     def commit_transaction(self, timeout_s: float) -> None:
         del timeout_s
         self.waiting[0][1](KafkaError(self.record), NOT_WRITTEN)
         code = KafkaError.INVALID_PRODUCER_ID_MAPPING
         raise KafkaException(KafkaError(code, "not assigned to its transactional id"))
+
+
+def transactional(client: Transactional, clock: TurnedClock) -> ExactlyOnceProducer:
+    writing = writing_of(client, clock)
+    return ExactlyOnceProducer(writing, cast("Consumer", client), {}, lambda: writing.producer)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +226,94 @@ class Transactional(Client):
 )
 def test_the_cause_is_told_of_a_transaction_and_a_record_that_fail(record: int, told: str) -> None:
     client = Transactional(record)
-    mine = ExactlyOnceProducer(writing_of(client, TurnedClock()), cast("Consumer", client), {})
+    mine = transactional(client, TurnedClock())
 
     with pytest.raises(HeadraceError, match=told):
         mine.produce(answers(1), {})
+
+
+class Refusing(Transactional):
+    """A client whose offsets are refused with these codes, one after the other."""
+
+    def __init__(self, codes: Sequence[int], clock: TurnedClock, *, leaves: bool) -> None:
+        super().__init__(record=0)
+        self.codes = list(codes)
+        self.clock = clock
+        self.leaves = leaves
+        self.committed: list[int] = []
+        """Numbers of the records of each transaction that was committed."""
+        self.member = "m"
+
+    def memberid(self) -> str:
+        return self.member
+
+    def consumer_group_metadata(self) -> None: ...
+
+    def poll(self, timeout_s: float) -> int:
+        self.clock.turn(timeout_s)
+        return 0
+
+    def send_offsets_to_transaction(self, *_: object) -> None:
+        self.clock.turn(0.1)
+        if self.codes:
+            self.member = "" if self.leaves else "m"
+            raise KafkaException(KafkaError(self.codes.pop(0), txn_requires_abort=True))
+
+    def abort_transaction(self, timeout_s: float) -> None:
+        super().abort_transaction(timeout_s)
+        for _, report in self.waiting:
+            report(KafkaError(KafkaError._PURGE_QUEUE), NOT_WRITTEN)
+        self.waiting.clear()
+
+    def commit_transaction(self, timeout_s: float) -> None:
+        del timeout_s
+        self.committed += [number for number, _ in self.waiting]
+        self.waiting.clear()
+
+
+TRANSIENT = st.sampled_from(
+    [
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    ]
+)
+
+
+@given(codes=st.lists(TRANSIENT, max_size=80), leaves=st.booleans())
+def test_a_transaction_is_repeated_whole_while_its_member_stays_and_the_time_is_not_over(
+    *, codes: list[int], leaves: bool
+) -> None:
+    clock = TurnedClock()
+    client = Refusing(codes, clock, leaves=leaves)
+    mine = transactional(client, clock)
+    try:
+        mine.produce(answers(2), {HERE: 2})
+    except HeadraceError:
+        assert client.committed == []
+        assert codes
+        is_over = clock.monotonic() >= (3.0 if KafkaError.ILLEGAL_GENERATION in codes else 15.0)
+        assert leaves or is_over
+    else:
+        assert client.committed == [client.taken - 2, client.taken - 1]
+        assert client.codes == []
+        assert not (leaves and codes)
+        assert clock.monotonic() <= 15.5
+
+
+def test_a_client_whose_call_does_not_return_is_replaced_within_the_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(producers, "_SEND_OFFSETS_S", 0.05)
+    clock, never = TurnedClock(), threading.Event()
+    first, second = (Refusing([], clock, leaves=False) for _ in range(2))
+    monkeypatch.setattr(first, "send_offsets_to_transaction", lambda *_: never.wait(5.0))
+    mine = ExactlyOnceProducer(
+        writing_of(first, clock), cast("Consumer", first), {}, lambda: cast("Producer", second)
+    )
+    mine.produce(answers(2), {HERE: 2})
+    mine.produce(answers(1), {HERE: 3})
+    never.set()
+
+    assert first.committed == []
+    assert second.committed == [0, 1, 2]

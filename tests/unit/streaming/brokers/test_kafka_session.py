@@ -141,7 +141,7 @@ def polled(made: KafkaSession, client: Client, seconds: float = 60.0) -> float:
     return client.clock.monotonic() - began
 
 
-@pytest.mark.parametrize(("state", "limit_s"), [("init", SESSION_TIMEOUT_S), ("wait-join", 30.0)])
+@pytest.mark.parametrize(("state", "limit_s"), [("init", 15.0), ("wait-join", 30.0)])
 def test_a_client_that_does_not_become_a_member_ends(state: str, limit_s: float) -> None:
     made, client = session(state)
 

@@ -292,6 +292,8 @@ class KafkaBroker:
             "error_cb": health.on_error,
             "logger": client_log,
         }
-        producer = create_client(lambda: Producer(settings), self._options.address)
-        kind = ExactlyOnceProducer if is_exact else AtLeastOnceProducer
-        return kind(self._writing(producer), consumer, counts)
+        create = partial(create_client, lambda: Producer(settings), self._options.address)
+        writing = self._writing(create())
+        if is_exact:
+            return ExactlyOnceProducer(writing, consumer, counts, create)
+        return AtLeastOnceProducer(writing, consumer, counts)

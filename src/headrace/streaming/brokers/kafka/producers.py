@@ -12,13 +12,16 @@ that name (KIP-98); the group's generation, sent with the offsets, fences a memb
 partitions (KIP-447).
 """
 
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.core import HeadraceError
@@ -266,17 +269,63 @@ _MIN_STEP_S: Final = 0.1
 _JOIN_S: Final = 15.0
 _ABORT_S: Final = 2.0
 _RETRY_PAUSE_S: Final = 0.05
+_GENERATION_S: Final = 3.0
+"""How long a client may not know its new generation."""
+_SEND_OFFSETS_S: Final = 7.0
+"""How long a call may take that sends offsets. It ignores its timeout while the group's coordinator
+is away, and may never return (librdkafka issues 5456 and 5511). Less than a transaction lasts."""
+_REPEATED: Final = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        TIMED_OUT,
+    }
+)
+"""Errors that abort a transaction which is then repeated; the last one is that of its records."""
+
+
+def _within(call: Callable[[float], None], timeout_s: float) -> None:
+    """Call `call` in another thread.
+
+    Raises:
+        TimeoutError: It has not returned within `_SEND_OFFSETS_S`. Its thread remains until then.
+    """
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call(timeout_s)
+        except KafkaException as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=run, name="offsets", daemon=True).start()
+    outcome.result(_SEND_OFFSETS_S)
 
 
 class ExactlyOnceProducer:
     """Producer with the methods of `AtLeastOnceProducer`; each delivery is one transaction.
 
+    Args:
+        create: Returns another producer, for one whose call does not return.
+
     Raises:
         HeadraceError: The cluster does not support transactions.
     """
 
-    def __init__(self, writing: Writing, consumer: Consumer, counts: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        writing: Writing,
+        consumer: Consumer,
+        counts: Mapping[str, int],
+        create: Callable[[], Producer],
+    ) -> None:
         self._writing = writing
+        self._create = create
         self._clock = writing.clock
         self._producer = writing.producer
         self._consumer = consumer
@@ -292,30 +341,45 @@ class ExactlyOnceProducer:
         self.produce([], starts)
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
-        """Write records and commit offsets in one transaction, before returning."""
-        self._failed = None
+        """Write records and commit offsets in one transaction, before returning.
+
+        The transaction is aborted and repeated while a leader or the group's coordinator moves, and
+        until the client knows the member's new generation: another session would rebalance the
+        group, which changes the generation of all members.
+        """
         operation = "commit a transaction"
         until = self._clock.monotonic() + _TRANSACTION_TIMEOUT_S
-        try:
-            self._producer.begin_transaction()
-        except KafkaException as error:
-            raise self._error(error_of(error), operation) from error
-        try:
-            self._writing.put(records, self._report)
-            if offsets:
-                metadata = self._consumer.consumer_group_metadata()
-                group_offsets = partitions_of(offsets, self._counts)
-                self._retry(
-                    lambda timeout_s: self._producer.send_offsets_to_transaction(
-                        group_offsets, metadata, timeout_s
-                    ),
-                    operation,
-                    until=until,
-                )
-            self._retry(self._producer.commit_transaction, operation, until=until)
-        except HeadraceError:
-            self._abort()
-            raise
+        member_id = self._consumer.memberid()
+        while True:
+            self._begin(operation)
+            refused = None
+            try:
+                self._writing.put(records, self._report)
+                if offsets:
+                    send = partial(
+                        self._producer.send_offsets_to_transaction,
+                        partitions_of(offsets, self._counts),
+                        self._consumer.consumer_group_metadata(),
+                    )
+                    refused = self._retry(partial(_within, send), operation, until=until)
+                if refused is None:
+                    commit = self._producer.commit_transaction
+                    refused = self._retry(commit, operation, until=until)
+                if refused is None:
+                    return
+                if refused.code() == KafkaError.ILLEGAL_GENERATION:
+                    until = min(until, self._clock.monotonic() + _GENERATION_S)
+                if self._failed is not None or self._consumer.memberid() != member_id:
+                    raise self._error(refused, operation)
+            except TimeoutError:
+                self._replace(until)
+                continue
+            except HeadraceError:
+                self._abort()
+                raise
+            if not self._abort():
+                raise self._error(refused, operation)
+            self._writing.serve(_RETRY_AFTER_S)
 
     def serve(self) -> None:
         """Process reports; nothing is in flight between transactions."""
@@ -341,25 +405,50 @@ class ExactlyOnceProducer:
             self._writing.serve()
 
     def _report(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and self._failed is None:
+        if error is not None and self._failed is None and error.code() not in DROPPED:
             self._failed = error, message.topic() or ""
 
-    def _abort(self) -> None:
+    def _begin(self, operation: str) -> None:
+        self._failed = None
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as error:
+            raise self._error(error_of(error), operation) from error
+
+    def _abort(self) -> bool:
         """Abort the transaction, so that consumers need not wait for its timeout."""
         with suppress(KafkaException):  # else the next producer or the timeout does
             self._producer.abort_transaction(_ABORT_S)
+            return True
+        return False
 
-    def _retry(self, call: Callable[[float], None], operation: str, *, until: float) -> None:
-        """Call `call` with its timeout until it succeeds or the deadline passes."""
+    def _replace(self, until: float) -> None:
+        """Replace the producer; the new one aborts the transaction of the old one."""
+        self._producer = self._writing.producer = self._create()
+        self._retry(self._producer.init_transactions, "begin transactions", until=until)
+
+    def _retry(
+        self, call: Callable[[float], None], operation: str, *, until: float
+    ) -> KafkaError | None:
+        """Call `call` with its timeout until it succeeds or the deadline passes.
+
+        Before the deadline, an error after which the transaction is repeated is returned.
+        """
         while True:
             left_s = until - self._clock.monotonic()
             try:
-                return call(min(max(left_s, _MIN_STEP_S), _TRANSACTION_STEP_S))
+                call(min(max(left_s, _MIN_STEP_S), _TRANSACTION_STEP_S))
             except KafkaException as error:
                 kafka_error = error_of(error)
-                if not kafka_error.retriable() or self._clock.monotonic() >= until:
+                is_late = self._clock.monotonic() >= until
+                is_repeated = kafka_error.code() in _REPEATED and kafka_error.txn_requires_abort()
+                if is_repeated and not is_late:
+                    return kafka_error
+                if not kafka_error.retriable() or is_late:
                     raise self._error(kafka_error, operation) from error
                 self._writing.serve(0 if kafka_error.code() == TIMED_OUT else _RETRY_PAUSE_S)
+            else:
+                return None
 
     def _error(self, error: KafkaError, operation: str) -> Exception:
         """Return the exception.
@@ -369,8 +458,7 @@ class ExactlyOnceProducer:
         """
         with suppress(HeadraceError):
             self._writing.serve()
-        is_cause = self._failed is not None and self._failed[0].code() not in DROPPED
-        if self._failed is not None and is_cause and not error.fatal():
+        if self._failed is not None and not error.fatal():
             return self._writing.failed(self._failed[0], None, self._failed[1])
         return failure(error, operation=operation, address=self._writing.address)
 

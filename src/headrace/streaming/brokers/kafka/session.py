@@ -223,6 +223,9 @@ _HANDOVER_S: Final = 10.0
 STALLED_AFTER_S: Final = 20.0
 """Seconds after which a session ends if one of its partitions has records and returns none."""
 _CHECK_EVERY_S: Final = 1.0
+_COORDINATOR_S: Final = 15.0
+"""Shortest time without a membership after which the client is replaced: a coordinator that ends is
+replaced after about 10 s, and keeps the instance id of a client that joined late and was closed."""
 _REBALANCE_S: Final = 30.0
 """Longest time, at least, that a rebalance may wait for the other members."""
 _REPORT_AFTER_S: Final = 5.0
@@ -416,11 +419,10 @@ class KafkaSession:
 
         The client may wait for an answer that never comes, without an error. A new client does not.
         """
-        health, limit_s = self._health, self._membership.session_timeout_s
+        health, timeout_s = self._health, self._membership.session_timeout_s
         held = list(self._positions)
         is_joining = health.join_state in JOINING
-        if is_joining:
-            limit_s = max(_REBALANCE_S, 3 * limit_s)
+        limit_s = max(_REBALANCE_S, 3 * timeout_s) if is_joining else max(_COORDINATOR_S, timeout_s)
         self._has_joined = self._has_joined or health.is_member
         # A member keeps its partitions while others join.
         if health.is_member or health.problem or is_late or (is_joining and held):

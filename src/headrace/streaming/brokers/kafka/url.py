@@ -19,6 +19,7 @@ from headrace.streaming.broker import GroupProtocol, Membership
 
 _MAX_TRANSACTION_MS: Final = 15_000
 _TRANSACTION_MS: Final = 10_000
+_WRITE_RATIO: Final = 0.7
 _MIN_POLL_INTERVAL_MS: Final = 30_000
 _MAX_ASSIGN_S: Final = 15.0
 """As long as a transaction of a producer lasts: the lookup waits for its end."""
@@ -169,7 +170,8 @@ class KafkaOptions:
             settings |= {
                 "transactional.id": transactional_id,
                 TRANSACTION: timeout_ms,
-                "message.timeout.ms": timeout_ms,
+                # Before the cluster aborts the transaction, so that it can be repeated.
+                "message.timeout.ms": round(_WRITE_RATIO * timeout_ms),
             }
         return settings
 
