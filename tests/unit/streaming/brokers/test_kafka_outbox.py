@@ -176,6 +176,20 @@ def test_a_flush_queues_what_waits_and_what_is_lost_meanwhile_is_not_committed()
     assert not client.commits
 
 
+@pytest.mark.parametrize("code", [KafkaError.STALE_MEMBER_EPOCH, KafkaError.NOT_COORDINATOR])
+def test_a_commit_that_is_refused_while_the_group_changes_is_repeated(code: int) -> None:
+    clock, client = TurnedClock(), Client()
+    mine = outbox(client, clock)
+    mine.produce(answers(1), {HERE: 1})
+    client.write(0)
+    mine.serve()
+    mine.on_commit(KafkaError(code), [KafkaPartition("in", 0, 1)])
+    clock.turn(1.0)
+    mine.serve()
+
+    assert client.commits == [1, 1]
+
+
 def test_a_record_that_was_not_written_ends_the_session_and_keeps_nothing() -> None:
     clock, client = TurnedClock(), Client()
     mine = outbox(client, clock)

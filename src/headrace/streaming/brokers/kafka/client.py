@@ -76,6 +76,7 @@ _KINDS: Final[Mapping[type[HeadraceError], tuple[int, ...]]] = {
         _E.UNSTABLE_OFFSET_COMMIT,
         _E.INVALID_PRODUCER_ID_MAPPING,
         _E.UNRELEASED_INSTANCE_ID,
+        _E.STALE_MEMBER_EPOCH,
         *REMOVED,
         _E.KAFKA_STORAGE_ERROR,
         _E.THROTTLING_QUOTA_EXCEEDED,
