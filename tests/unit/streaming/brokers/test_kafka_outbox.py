@@ -271,7 +271,7 @@ class Refusing(Transactional):
         self.clock.turn(0.1)
         if self.codes:
             self.member = "" if self.leaves else "m"
-            raise KafkaException(KafkaError(self.codes.pop(0), txn_requires_abort=True))
+            raise KafkaException(KafkaError(self.codes.pop(0)))
 
     def abort_transaction(self, timeout_s: float) -> None:
         super().abort_transaction(timeout_s)
@@ -290,6 +290,7 @@ TRANSIENT = st.sampled_from(
         KafkaError.ILLEGAL_GENERATION,
         KafkaError.NOT_COORDINATOR,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError._STATE,
     ]
 )
 

@@ -282,9 +282,10 @@ _REPEATED: Final = frozenset(
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.NOT_COORDINATOR,
         TIMED_OUT,
+        KafkaError._STATE,  # noqa: SLF001  # of librdkafka itself, and public
     }
 )
-"""Errors that abort a transaction which is then repeated; the last one is that of its records."""
+"""Errors of a transaction that is aborted and repeated; the last two are those of its records."""
 
 
 def _within(call: Callable[[float], None], timeout_s: float) -> None:
@@ -441,8 +442,8 @@ class ExactlyOnceProducer:
             except KafkaException as error:
                 kafka_error = error_of(error)
                 is_late = self._clock.monotonic() >= until
-                is_repeated = kafka_error.code() in _REPEATED and kafka_error.txn_requires_abort()
-                if is_repeated and not is_late:
+                is_call = kafka_error.retriable() and not kafka_error.txn_requires_abort()
+                if kafka_error.code() in _REPEATED and not (is_call or is_late):
                     return kafka_error
                 if not kafka_error.retriable() or is_late:
                     raise self._error(kafka_error, operation) from error
