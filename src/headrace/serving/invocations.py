@@ -11,7 +11,7 @@ from headrace.protocol import PredictionCodec, encode_error
 from headrace.protocol.predictions import CSV_TYPE, JSON_TYPE
 from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.routing import Handler, rank, timeout_s
-from headrace.serving.splitting import SplitRequests
+from headrace.serving.splitting import submit_in_parts
 from headrace.serving.state import ReplicaState
 from headrace.serving.v2 import decoded_body, send_tensors
 
@@ -25,7 +25,6 @@ class InvocationsApi:
         self._state = state
         self._codec: PredictionCodec | None = None
         self._writers = {form: _PredictionWriter(self, form) for form in PredictionForm}
-        self._splits = SplitRequests(state)
 
     def model_loaded(self) -> None:
         """Update the handlers after the state's model was loaded; called once."""
@@ -68,12 +67,11 @@ class InvocationsApi:
         exchange.request, form = codec.decode(body, content_type)
         exchange.wire = self._writers[form]
         rank(exchange)
-        self._splits.submit(exchange, timeout_s(headers))
+        submit_in_parts(self._state, exchange, timeout_s(headers))
 
     def respond(self, exchange: Exchange, response: InferResponse, form: PredictionForm) -> None:
         """Encode and send the model's response."""
         assert self._codec is not None
-        self._splits.ended(exchange)
         try:
             body = self._codec.encode(response, form)
         except HeadraceError as error:
@@ -81,14 +79,9 @@ class InvocationsApi:
             return
         send_tensors(exchange, body, None)
 
-    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error in JSON."""
-        self._splits.ended(exchange)
-        send_error(exchange, error)
-
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""
-        self._splits.cancel(exchange)
+        self._state.cancel(exchange)
 
 
 class _PredictionWriter:
@@ -104,7 +97,7 @@ class _PredictionWriter:
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error in JSON."""
-        self._api.refuse(exchange, error)
+        send_error(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""

@@ -38,7 +38,7 @@ from headrace.protocol.openai import (
 from headrace.protocol.values import object_array
 from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.routing import Handler, rank, timeout_s
-from headrace.serving.splitting import SplitRequests
+from headrace.serving.splitting import submit_in_parts
 from headrace.serving.state import ReplicaState
 from headrace.serving.v2 import decoded_body, send_tensors
 
@@ -51,7 +51,6 @@ class OpenAiApi:
 
     def __init__(self, state: ReplicaState) -> None:
         self._state = state
-        self._splits = SplitRequests(state)
         self._task: EncoderTask | None = None
         self._input = TEXT
         self._size = VARIABLE
@@ -103,7 +102,6 @@ class OpenAiApi:
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode and send the model's response."""
-        self._splits.ended(exchange)
         request, outputs = exchange.request, response.outputs
         assert request.parameters is not None
         tokens = int(outputs[TOKEN_COUNT].sum()) if TOKEN_COUNT in outputs else 0
@@ -133,12 +131,11 @@ class OpenAiApi:
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error in OpenAI's form."""
-        self._splits.ended(exchange)
         send_error(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""
-        self._splits.cancel(exchange)
+        self._state.cancel(exchange)
 
     def _read(self, exchange: Exchange, kind: type[T], task: EncoderTask) -> T:
         """Return the request; raise an error unless it names this replica's model, of `task`."""
@@ -166,7 +163,7 @@ class OpenAiApi:
             parameters=parameters,
         )
         rank(exchange)
-        self._splits.submit(exchange, timeout_s(exchange.headers))
+        submit_in_parts(self._state, exchange, timeout_s(exchange.headers))
 
 
 def _elements(texts: list[str]) -> Array:

@@ -10,37 +10,13 @@ from headrace.serving.exchange import Exchange
 from headrace.serving.state import ReplicaState
 
 
-class SplitRequests:
-    """Requests of one API that were split and have no outcome yet."""
-
-    def __init__(self, state: ReplicaState) -> None:
-        self._state = state
-        self._splits: dict[Exchange, _SplitRequest] = {}
-
-    def submit(self, exchange: Exchange, limit_s: float) -> None:
-        """Queue a decoded request as `ReplicaState.submit` does, in parts if it is too large.
-
-        Its API then calls `ended` with the outcome, or `cancel`.
-        """
-        most = self._state.max_batch_size
-        if most is None or exchange.request.rows <= most:
-            self._state.submit(exchange, limit_s)
-            return
-        split = _SplitRequest(self._state, exchange, rows=most, limit_s=limit_s)
-        split.submit()
-        self._splits[exchange] = split
-
-    def ended(self, exchange: Exchange) -> None:
-        """Forget a request that has its outcome."""
-        self._splits.pop(exchange, None)
-
-    def cancel(self, exchange: Exchange) -> None:
-        """Cancel the request of a caller that left."""
-        split = self._splits.pop(exchange, None)
-        if split is None:
-            self._state.cancel(exchange)
-        else:
-            split.cancel()
+def submit_in_parts(state: ReplicaState, exchange: Exchange, limit_s: float) -> None:
+    """Queue a decoded request as `ReplicaState.submit` does, in parts if it is too large."""
+    most = state.max_batch_size
+    if most is None or exchange.request.rows <= most:
+        state.submit(exchange, limit_s)
+    else:
+        _SplitRequest(state, exchange, rows=most, limit_s=limit_s).submit()
 
 
 class _SplitRequest:
@@ -73,8 +49,9 @@ class _SplitRequest:
             for _ in range(self._state.model.engine.max_concurrent_runs):
                 self._submit_next()
         except HeadraceError:
-            self.cancel()
+            self.end()
             raise
+        self._state.split[self._exchange] = self.end
 
     def received(self, part: "_Part", outcome: Outcome) -> None:
         """Take the outcome of a part; the last one, or an error, completes the request."""
@@ -82,7 +59,7 @@ class _SplitRequest:
             return
         self._running.discard(part)
         if not isinstance(outcome, InferResponse):
-            self.cancel()
+            self.end()
             self._exchange.complete(outcome)
             return
         self._outputs[part.start] = outcome.outputs
@@ -91,6 +68,7 @@ class _SplitRequest:
             # Not at once: the engine is completing a batch.
             asyncio.get_running_loop().call_soon(self._go_on)
             return
+        self.end()
         parts = [outputs for _, outputs in sorted(self._outputs.items())]
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         self._exchange.complete(
@@ -99,9 +77,10 @@ class _SplitRequest:
             )
         )
 
-    def cancel(self) -> None:
+    def end(self) -> None:
         """Submit no more parts, and cancel those that the engine has."""
         self._is_over = True
+        self._state.split.pop(self._exchange, None)
         for part in self._running:
             self._state.cancel(part)
 
@@ -111,7 +90,7 @@ class _SplitRequest:
         try:
             self._submit_next()
         except HeadraceError as error:
-            self.cancel()
+            self.end()
             self._exchange.complete(error)
 
     def _submit_next(self) -> None:

@@ -84,6 +84,8 @@ class ReplicaState:
     """Start of counting, monotonic time."""
     llm: LlmLoad | None = None
     """Newest load of a language model, whose requests reach no engine; None for other models."""
+    split: dict[Ticket, Callable[[], None]] = field(default_factory=dict)
+    """Requests that run in parts, with the function that cancels these."""
     row_checks: RowCheckCounts | None = None
     """Counts of rows that ran alone and were compared; None without such checks."""
     _on_batch: Callable[[Batch], None] | None = None
@@ -225,7 +227,9 @@ class ReplicaState:
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel the request of a caller that left before the response."""
-        if self.served is not None:
+        if ticket in self.split:
+            self.split[ticket]()
+        elif self.served is not None:
             self.served.engine.cancel(ticket)
 
     @property
