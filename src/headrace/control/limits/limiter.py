@@ -121,6 +121,8 @@ class TokenBucket:
     size: float
     refilled_at: float
     tokens: float = 0.0
+    each: float = 1.0
+    """Average of a request: this much is taken before the real amount is known."""
 
     def __post_init__(self) -> None:
         self.tokens = self.size
@@ -189,7 +191,9 @@ def token_costs(tokens: TokenUse, weights: TokenWeightsSpec) -> Amounts:
 
 
 def _rates(limits: LimitSpec) -> Iterator[tuple[LimitKind, float, float]]:
-    """Yield the limits of amounts that are known at the end: rate per second, and burst."""
+    """Yield the limits of rates: kind, rate per second, and burst."""
+    if limits.requests_per_s is not None:
+        yield LimitKind.REQUESTS, limits.requests_per_s, float(limits.most_at_once)
     if limits.rows_per_s is not None:
         yield LimitKind.ROWS, limits.rows_per_s, max(limits.rows_per_s, 1.0)
     of_tokens = (
@@ -230,20 +234,10 @@ class LimitStatus(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Amount:
-    """Rows or tokens of one subject."""
-
-    bucket: TokenBucket
-    each: float = 1.0
-    """Average of a request; this much is taken before the real amount is known."""
-
-
-@dataclass(slots=True)
 class Account:
     """One subject's use of its rate, concurrency and daily limits."""
 
-    requests: TokenBucket | None = None
-    amounts: dict[LimitKind, _Amount] = field(default_factory=dict)
+    buckets: dict[LimitKind, TokenBucket] = field(default_factory=dict)
     leases: dict[str, float] = field(default_factory=dict)
     """Expiry time of each running request, by lease id."""
     day: str = ""
@@ -254,16 +248,15 @@ class Account:
 
     def statuses(self, limits: LimitSpec, moment: Moment) -> Iterator[LimitStatus]:
         """Yield the state of each of `limits` at a moment, before another request."""
-        if limits.requests_per_s is not None:
-            size = float(limits.most_at_once)
-            self.requests = _filled(self.requests, limits.requests_per_s, size, moment.now)
-            yield _standing(LimitKind.REQUESTS, self.requests, 1.0)
         for kind, rate, size in _rates(limits):
-            amount = self.amounts.get(kind)
-            bucket = _filled(None if amount is None else amount.bucket, rate, size, moment.now)
-            if amount is None:
-                amount = self.amounts[kind] = _Amount(bucket)
-            yield _standing(kind, bucket, amount.each)
+            bucket = self.buckets.get(kind)
+            if bucket is None:
+                bucket = TokenBucket(rate=rate, size=size, refilled_at=moment.now)
+                self.buckets[kind] = bucket
+            bucket.refill(moment.now)
+            bucket.change(rate=rate, size=size)
+            remaining = max(math.floor(bucket.tokens), 0)
+            yield LimitStatus(kind, bucket.size, remaining, bucket.wait_s(bucket.each))
         if limits.max_concurrent is not None:
             maximum = limits.max_concurrent
             if len(self.leases) >= maximum:
@@ -286,25 +279,23 @@ class Account:
 
     def take(self, limits: LimitSpec, lease: str, until: float) -> Amounts:
         """Count a request that passes; return the estimated amounts, which `end` corrects."""
-        if self.requests is not None and limits.requests_per_s is not None:
-            self.requests.take(1.0)
         if limits.max_concurrent is not None:
             self.leases[lease] = until
         if limits.requests_per_day is not None:
             self.used[LimitKind.DAY] += 1
-        taken = {kind: self.amounts[kind].each for kind, _, _ in _rates(limits)}
+        taken = {kind: self.buckets[kind].each for kind, _, _ in _rates(limits)}
         for kind, amount in taken.items():
-            self.amounts[kind].bucket.take(amount)
+            self.buckets[kind].take(amount)
         return taken
 
     def end(self, lease: str, *, amounts: Amounts, taken: Amounts, now: float) -> None:
         """Release an ended request and correct its amounts; those that are unknown stay taken."""
         self.leases.pop(lease, None)
-        for kind in taken.keys() & amounts.keys() & self.amounts.keys():
-            amount, actual = self.amounts[kind], amounts[kind]
-            amount.bucket.refill(now)
-            amount.bucket.take(actual - taken[kind])
-            amount.each += _WEIGHT * (max(actual, 1.0) - amount.each)
+        for kind in taken.keys() & amounts.keys() & self.buckets.keys():
+            bucket, actual = self.buckets[kind], amounts[kind]
+            bucket.refill(now)
+            bucket.take(actual - taken[kind])
+            bucket.each += _WEIGHT * (max(actual, 1.0) - bucket.each)
 
     def take_daily(self, tokens: float) -> int:
         """Count tokens on the day; return the whole ones, and keep the rest for the next answer."""
@@ -317,19 +308,6 @@ class Account:
         """Begin another day; a clock that is set back restores no earlier day's quota."""
         if day > self.day:
             self.day, self.used = day, Counter()
-
-
-def _filled(bucket: TokenBucket | None, rate: float, size: float, now: float) -> TokenBucket:
-    """Return the bucket with this rate and size, refilled until `now`; a new one for None."""
-    bucket = bucket or TokenBucket(rate=rate, size=size, refilled_at=now)
-    bucket.refill(now)
-    bucket.change(rate=rate, size=size)
-    return bucket
-
-
-def _standing(kind: LimitKind, bucket: TokenBucket, amount: float) -> LimitStatus:
-    remaining = max(math.floor(bucket.tokens), 0)
-    return LimitStatus(kind, bucket.size, remaining, bucket.wait_s(amount))
 
 
 MAX_ACCOUNTS: Final = 50_000
@@ -418,10 +396,8 @@ class Limiter:
         if worst.wait_s > 0:
             refusal = Refusal(subject.scope, worst.kind)
             self.refusals[ask.endpoint, refusal] += 1
-            is_of_tokens = worst.kind in _OF_TOKENS
-            return LimitDecision(
-                refusal=refusal, tightest=worst, tokens=worst if is_of_tokens else None
-            )
+            of_tokens = worst if worst.kind in _OF_TOKENS else None
+            return LimitDecision(refusal=refusal, tightest=worst, tokens=of_tokens)
         self._last_lease += 1
         lease = f"{self.name}-{self._last_lease:x}"
         until = moment.now + self.rules.longest_s.get(ask.endpoint, _WITHOUT_LIMIT_S) + _GRACE_S
@@ -430,16 +406,17 @@ class Limiter:
         for who, limits, account in applied:
             amounts = account.take(limits, lease, until)
             taken.append((who, limits, amounts))
-            has_end |= bool(amounts or limits.max_concurrent or limits.tokens_per_day)
+            has_end |= bool(limits.max_concurrent or limits.tokens_per_day)
+            has_end |= not amounts.keys() <= {LimitKind.REQUESTS}
             if limits.requests_per_day is not None:
                 self._unsaved[account.day, LimitKind.DAY, who] += 1
         if has_end:
             self._leases[lease] = _Lease(tuple(taken), until)
         left = [s for _, limits, account in applied for s in account.statuses(limits, moment)]
-        of_tokens = [standing for standing in left if standing.kind in _OF_TOKENS]
+        about_tokens = (standing for standing in left if standing.kind in _OF_TOKENS)
         return LimitDecision(
             tightest=min(left, key=_share_left),
-            tokens=min(of_tokens, key=_share_left, default=None),
+            tokens=min(about_tokens, key=_share_left, default=None),
             lease=lease if has_end else "",
         )
 

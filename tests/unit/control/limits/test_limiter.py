@@ -421,12 +421,10 @@ def _state(limiter: Limiter, now: float) -> dict[str, float]:
     found: dict[str, float] = {"leases": len(limiter._leases)}
     for accounts in (limiter._endpoints, limiter._named, limiter._anonymous):
         for subject, account in accounts.items():
-            amounts = {str(kind): amount.bucket for kind, amount in account.amounts.items()}
-            for name, bucket in {"requests": account.requests, **amounts}.items():
-                if bucket is not None:
-                    bucket.refill(now)
-                    if bucket.tokens != bucket.size:
-                        found[f"{subject} {name}"] = bucket.tokens
+            for kind, bucket in account.buckets.items():
+                bucket.refill(now)
+                if bucket.tokens != bucket.size:
+                    found[f"{subject} {kind}"] = bucket.tokens
             if account.used:
                 found[f"{subject} used"] = account.used.total()
             held = sum(until > now for until in account.leases.values())
