@@ -1,17 +1,9 @@
 """`headrace usage`: tokens of OpenAI's API by day, endpoint and credential."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from headrace.cli.base.options import ControlPlaneOptions, Json, option
 from headrace.cli.base.output import Column, show_document, write
-
-_COLUMNS: Final[dict[str, Column]] = {
-    name: name
-    for name in (
-        "day", "endpoint", "version", "credential", "input", "cached", "output", "reasoning",
-        "unknown",
-    )
-}  # fmt: skip
 
 
 def usage(
@@ -39,4 +31,5 @@ def usage(
             write(line)
         return
     document = server.get("/api/v1/usage", first=first, last=last)
-    show_document(document, document["usage"], _COLUMNS, json=json, empty="no tokens were used")
+    columns: dict[str, Column] = {name: name for use in document["usage"][:1] for name in use}
+    show_document(document, document["usage"], columns, json=json, empty="no tokens were used")

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
 from headrace.console.view import PageRequest, PageView
@@ -41,16 +41,12 @@ class TokenPrices:
         return (total + row.output * (self.output or 0.0)) / _PER_PRICE
 
 
-@dataclass(slots=True, kw_only=True)
-class UsageSum:
+class UsageSum(NamedTuple):
     """Sum of rows with a common name."""
 
     name: str
-    input: int = 0
-    cached: int = 0
-    output: int = 0
-    unknown: int = 0
-    cost: float | None = None
+    tokens: TokenUse
+    cost: float | None
 
 
 def sums_by(rows: Iterable[tuple[TokenUse, float | None]], name: str = "") -> list[UsageSum]:
@@ -58,16 +54,12 @@ def sums_by(rows: Iterable[tuple[TokenUse, float | None]], name: str = "") -> li
 
     They are in the order of that value; no field is one sum of all rows.
     """
-    sums: dict[str, UsageSum] = {} if name else {"": UsageSum(name="all")}
+    sums = {} if name else {"": UsageSum("", TokenUse(), None)}
     for row, cost in rows:
         value = getattr(row, name) if name else ""
-        total = sums.setdefault(value, UsageSum(name=value))
-        total.input += row.input
-        total.cached += row.cached
-        total.output += row.output
-        total.unknown += row.unknown
-        if cost is not None:
-            total.cost = cost + (total.cost or 0.0)
+        _, tokens, before = sums.get(value, (value, TokenUse(), None))
+        total = before if cost is None else cost + (before or 0.0)
+        sums[value] = UsageSum(value, tokens.plus(row), total)
     return [sums[value] for value in sorted(sums)]
 
 

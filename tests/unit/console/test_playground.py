@@ -120,10 +120,11 @@ def test_sums_have_the_tokens_and_costs_of_their_rows() -> None:
     ]
     nobody, alice = sums_by(rows, "credential")
 
-    assert (nobody.name, nobody.output, cost_text(nobody.cost)) == ("", 7, "-")
-    assert (alice.input, alice.cached, alice.output, alice.unknown) == (7, 2, 1, 1)
+    assert (nobody.name, nobody.tokens.output, cost_text(nobody.cost)) == ("", 7, "-")
+    used = alice.tokens
+    assert (used.input, used.cached, used.output, used.unknown) == (7, 2, 1, 1)
     assert cost_text(alice.cost) == "0.50"
-    assert [(total.input, total.cost) for total in sums_by(rows)] == [(7, 0.5)]
+    assert [(total.tokens.input, total.cost) for total in sums_by(rows)] == [(7, 0.5)]
     assert cost_text(0.0123) == "0.0123"
 
 
