@@ -16,6 +16,7 @@ from headrace.core.headers import (
     TARGET_HEADER,
     UNIT_HEADER,
 )
+from headrace.gateway.scripts_text import BASE64_SOURCE, JSON_SOURCE
 
 SELECT: Final = "select"
 INFLATE: Final = "inflate"
@@ -408,73 +409,20 @@ end
 # Characters other than printable ASCII become %XX: the value is sent as a header.
 UNIT_SOURCE: Final = (
     f'local UNIT = "{UNIT_HEADER}"\n'
-    """
+    + BASE64_SOURCE
+    + JSON_SOURCE
+    + """
 local LONGEST = 256
-
-local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-local DIGITS = {}
-for i = 1, #ALPHABET do DIGITS[ALPHABET:byte(i)] = i - 1 end
-
-local function decode(text)
-  local bytes, buffer, bits = {}, 0, 0
-  for i = 1, #text do
-    local digit = DIGITS[text:byte(i)]
-    if digit == nil then return nil end
-    buffer, bits = buffer * 64 + digit, bits + 6
-    if bits >= 8 then
-      bits = bits - 8
-      local byte = math.floor(buffer / 2 ^ bits)
-      bytes[#bytes + 1] = string.char(byte)
-      buffer = buffer - byte * 2 ^ bits
-    end
-  end
-  return table.concat(bytes)
-end
-
-local function end_of_string(json, start)
-  local at = start
-  while true do
-    at = json:find('["\\\\]', at + 1)
-    if at == nil or json:sub(at, at) == '"' then return at end
-    at = at + 1
-  end
-end
-
-local function value_at(json, at)
-  if json:sub(at, at) ~= '"' then
-    local plain = json:match("^[%w.+-]+", at)
-    return plain ~= "null" and plain or nil
-  end
-  local stop = end_of_string(json, at)
-  return stop and json:sub(at + 1, stop - 1)
-end
-
-local function member(json, name)
-  local depth, at = 0, 1
-  while true do
-    local start = json:find('[{}%[%]"]', at)
-    if start == nil then return nil end
-    local found = json:sub(start, start)
-    at = start + 1
-    if found == '"' then
-      local stop = end_of_string(json, start)
-      if stop == nil then return nil end
-      at = stop + 1
-      if depth == 1 and json:sub(start + 1, stop - 1) == name then
-        local _, colon = json:find("^%s*:%s*", at)
-        if colon ~= nil then return value_at(json, colon + 1) end
-      end
-    else
-      depth = depth + ((found == "{" or found == "[") and 1 or -1)
-    end
-  end
-end
 
 local function claim(headers, name)
   local header = headers:get("authorization") or ""
   local payload = header:match("^[Bb]earer%s+[^.%s]+%.([^.%s]+)%.[^.%s]*%s*$")
-  local json = payload and #payload <= 16384 and decode(payload)
-  return json and member(json, name)
+  if payload == nil or #payload > 16384 then return nil end
+  local reads, claims = pcall(function() return json(base64url(payload)) end)
+  if not reads or type(claims) ~= "table" then return nil end
+  local value = claims[name]
+  if type(value) == "number" and value % 1 == 0 then return string.format("%.0f", value) end
+  return value ~= nil and type(value) ~= "table" and tostring(value) or nil
 end
 
 local function cookie(headers, name)

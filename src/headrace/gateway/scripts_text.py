@@ -1,4 +1,4 @@
-"""Lua library of the authentication scripts: SHA-256, base64url, JSON."""
+"""Lua library of the scripts: SHA-256, base64url, JSON."""
 
 from typing import Final
 
