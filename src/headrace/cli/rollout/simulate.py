@@ -6,19 +6,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 import typer
+from msgspec.structs import replace
 from rich.text import Text
 
 from headrace.cli.base.options import Json, option
 from headrace.cli.base.output import Column, progress_bar, rows_text, show, table, write_json
 from headrace.core.spec.rollout import (
     CanarySpec,
-    ErrorsSpec,
     LatencySpec,
     MetricsSpec,
     OutputTokensSpec,
-    PredictionsSpec,
     TimePerOutputTokenSpec,
 )
 from headrace.core.text import duration_text
@@ -141,13 +139,18 @@ _RUNS: Final = {
     **dict.fromkeys(_STREAMS, 100),
 }
 _DURATION_S: Final = {Scenario.POWER: 1800}
-_EFFECT: Final = {
-    Scenario.ERRORS: 0.05,
-    Scenario.LATENCY: 2.0,
-    Scenario.PREDICTIONS: 0.2,
-    Scenario.TIME_PER_OUTPUT_TOKEN: 1.3,
-    Scenario.OUTPUT_TOKENS: 2.0,
+_EFFECTS: Final = {
+    Scenario.ERRORS: (0.05, "more_errors", "errors {percent:g} points higher"),
+    Scenario.LATENCY: (2.0, "times_slower", "latency times {size:g}"),
+    Scenario.PREDICTIONS: (0.2, "moved_answers", "{percent:g} % of answers moved"),
+    Scenario.TIME_PER_OUTPUT_TOKEN: (
+        1.3,
+        "times_slower_per_token",
+        "time per output token times {size:g}",
+    ),
+    Scenario.OUTPUT_TOKENS: (2.0, "times_longer", "output tokens times {size:g}"),
 }
+"""Usual size of the change of the scenario's metric, its field and its name."""
 
 
 def simulate(
@@ -312,39 +315,24 @@ def simulate(
         show(*text)
 
 
-def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "MetricsSpec":
-
-    errors, latency, predictions = (
-        ErrorsSpec(),
-        LatencySpec(quantile=quantile),
-        PredictionsSpec(),
+def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> MetricsSpec:
+    metrics = MetricsSpec(
+        latency=LatencySpec(quantile=quantile),
+        time_per_output_token=TimePerOutputTokenSpec() if scenario in _STREAMS else None,
+        output_tokens=OutputTokensSpec() if scenario in _STREAMS else None,
     )
-    per_token, output_tokens = TimePerOutputTokenSpec(), OutputTokensSpec()
-    match scenario:
-        case _ if margin is None:
-            pass
-        case Scenario.ERRORS:
-            errors = ErrorsSpec(margin=margin)
-        case Scenario.LATENCY | Scenario.TIME_PER_OUTPUT_TOKEN if margin < 1.0:
-            msg = f"{margin:g} is below 1; the margin of a latency is a factor of at least 1"
-            raise typer.BadParameter(msg, param_hint="--margin")
-        case Scenario.LATENCY:
-            latency = LatencySpec(quantile=quantile, margin_ratio=margin)
-        case Scenario.PREDICTIONS:
-            predictions = PredictionsSpec(margin=margin)
-        case Scenario.TIME_PER_OUTPUT_TOKEN:
-            per_token = TimePerOutputTokenSpec(margin_ratio=margin)
-        case Scenario.OUTPUT_TOKENS:
-            output_tokens = OutputTokensSpec(margin=margin)
-        case Scenario.AA | Scenario.BURSTS | Scenario.POWER:
-            msg = f"the scenario {scenario} has several metrics; it takes the spec's margins"
-            raise typer.BadParameter(msg, param_hint="--margin")
-    metrics = MetricsSpec(errors=errors, latency=latency, predictions=predictions)
-    if scenario not in _STREAMS:
+    if margin is None:
         return metrics
-    return msgspec.structs.replace(
-        metrics, time_per_output_token=per_token, output_tokens=output_tokens
-    )
+    if scenario not in _EFFECTS:
+        msg = f"the scenario {scenario} has several metrics; it takes the spec's margins"
+        raise typer.BadParameter(msg, param_hint="--margin")
+    judged = getattr(metrics, scenario)
+    is_factor = hasattr(judged, "margin_ratio")
+    if is_factor and margin < 1.0:
+        msg = f"{margin:g} is below 1; the margin of a latency is a factor of at least 1"
+        raise typer.BadParameter(msg, param_hint="--margin")
+    judged = replace(judged, **{"margin_ratio" if is_factor else "margin": margin})
+    return replace(metrics, **{scenario: judged})
 
 
 def _candidates(
@@ -352,30 +340,16 @@ def _candidates(
 ) -> "list[SimulatedCandidate]":
     from headrace.rollout.simulated_traffic import SimulatedCandidate
 
-    size = _EFFECT.get(scenario, 0.0) if effect is None else effect
-    if scenario in {Scenario.LATENCY, *_STREAMS} and size <= 0.0:
-        msg = f"{scenario} cannot be multiplied by 0; use 1 for no change"
-        raise typer.BadParameter(msg, param_hint="--effect")
-    match scenario:
-        case Scenario.LATENCY:
-            candidate = SimulatedCandidate(name=f"latency times {size:g}", times_slower=size)
-        case Scenario.TIME_PER_OUTPUT_TOKEN:
-            name = f"time per output token times {size:g}"
-            candidate = SimulatedCandidate(name=name, times_slower_per_token=size)
-        case Scenario.OUTPUT_TOKENS:
-            name = f"output tokens times {size:g}"
-            candidate = SimulatedCandidate(name=name, times_longer=size)
-        case Scenario.ERRORS:
-            name = f"errors {100 * size:g} points higher"
-            candidate = SimulatedCandidate(name=name, more_errors=size)
-        case Scenario.PREDICTIONS:
-            name = f"{100 * size:g} % of answers moved"
-            candidate = SimulatedCandidate(name=name, moved_answers=size)
-        case _ if effect is not None:
+    if scenario not in _EFFECTS:
+        if effect is not None:
             msg = f"the scenario {scenario} has no effect to set"
             raise typer.BadParameter(msg, param_hint="--effect")
-        case Scenario.POWER:
-            return [candidate for _, _, candidate in changes(world)]
-        case _:
-            candidate = SimulatedCandidate()
-    return [candidate]
+        is_power = scenario is Scenario.POWER
+        return [c for _, _, c in changes(world)] if is_power else [SimulatedCandidate()]
+    usual, field, text = _EFFECTS[scenario]
+    size = usual if effect is None else effect
+    if field.startswith("times") and size <= 0.0:
+        msg = f"{scenario} cannot be multiplied by 0; use 1 for no change"
+        raise typer.BadParameter(msg, param_hint="--effect")
+    name = text.format(size=size, percent=100 * size)
+    return [SimulatedCandidate(name=name, **{field: size})]
