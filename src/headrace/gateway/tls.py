@@ -6,7 +6,6 @@ without the other.
 """
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -67,16 +66,6 @@ def authorities_secret(name: str, pem: str) -> Resource:
 def api_key_secret(name: str, key: str) -> Resource:
     """Return the secret of the API key that requests to an upstream carry."""
     return {"name": name, "generic_secret": {"secret": {"inline_string": key}}}
-
-
-def upstream_secrets(upstream: UpstreamSpec) -> Iterable[str]:
-    """Yield the names of the secrets that requests to an upstream need."""
-    if upstream.api_key_file:
-        yield api_key_name(upstream)
-    if upstream.tls is not None and upstream.tls.ca_file:
-        yield authorities_name(upstream.tls)
-    if upstream.tls is not None and upstream.tls.certificate_file:
-        yield certificate_name(upstream.tls)
 
 
 def api_key_name(upstream: UpstreamSpec) -> str:

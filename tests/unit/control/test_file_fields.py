@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from headrace.control.base.settings import resolve_references
-from headrace.control.gateway.certificates import PemFiles, SecretFile, read_pem, read_secret
+from headrace.control.gateway.certificates import PemFiles, read_pem
 from headrace.control.reconcile.caller_policy import read_policy
 from headrace.control.telemetry.drift_files import decode_reference
 from headrace.core import Digest, HeadraceError
@@ -39,7 +39,7 @@ def _key(path: Path) -> object:
 
 
 def _upstream_key(path: Path) -> object:
-    return read_secret(SecretFile(name="x", what="the API key", file=path))
+    return read_pem(PemFiles(name="x", what="the API key", key_file=path), now=0.0)
 
 
 def _api_key(path: Path) -> object:

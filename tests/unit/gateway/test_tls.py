@@ -12,7 +12,6 @@ from headrace.gateway.tls import (
     certificate_name,
     is_secret_file,
     secret_file,
-    upstream_secrets,
 )
 from tests.unit.gateway.arbitrary import gateway_settings, plain
 
@@ -91,10 +90,6 @@ def test_an_upstream_is_checked_against_its_own_authorities_and_shown_a_certific
     assert checks["validation_context_sds_secret_config"]["name"] == authorities_name(tls)
     (name,) = checks["default_validation_context"]["match_typed_subject_alt_names"]
     assert (name["san_type"], name["matcher"]["exact"]) == ("DNS", "models.example")
-    upstream = UpstreamSpec(url="https://models.example", api_key_file="/a/key", tls=tls)
-    key, *certificates = upstream_secrets(upstream)
-    assert key.startswith("upstream-api-key-")
-    assert certificates == [authorities_name(tls), certificate_name(tls)]
 
 
 @pytest.mark.parametrize(

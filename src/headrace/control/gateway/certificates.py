@@ -30,78 +30,32 @@ from headrace.observe.metrics import Family, gauge
 _SETTLE_S: Final = 1.0
 """Seconds to wait for a consistent pair: certificate and key files are replaced separately."""
 _LARGEST_BYTES: Final = 4 << 20
-_LARGEST_SECRET_BYTES: Final = 8192
 _VISIBLE: Final = re.compile(rb"[!-~]+")
+_MAX_API_KEY_BYTES: Final = 8192
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 Mark = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PemFiles:
-    """Files that belong together: a certificate and its key, or authorities without a key.
+    """Files that belong together: a certificate and its key, or authorities, or an API key.
 
     `name` identifies them. `what` describes their purpose in messages.
     """
 
     name: str
     what: str
-    certificate_file: Path
+    certificate_file: Path | None = None
+    """None for an API key."""
     key_file: Path | None = None
+    """None for authorities."""
     is_server: bool = True
     """Whether it is a server certificate."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """All files."""
-        return (self.certificate_file, *((self.key_file,) if self.key_file else ()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecretFile:
-    """File of one line with an API key; `name` and `what` as of `PemFiles`."""
-
-    name: str
-    what: str
-    file: Path
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """All files."""
-        return (self.file,)
-
-
-class SecretRefusedError(FailedPreconditionError):
-    """An API key's file is not usable; the message names it, without its content."""
-
-
-def read_secret(files: SecretFile) -> "Pem":
-    """Read and check the file of an API key. Blocking.
-
-    Raises:
-        SecretRefusedError: It cannot be read, is empty, or has more than one line of visible ASCII.
-    """
-    path, what = files.file, files.what
-    try:
-        mode = path.stat().st_mode
-        content = read_regular(path, limit_bytes=_LARGEST_SECRET_BYTES)
-    except OSError as error:
-        raise SecretRefusedError(f"cannot read {what} {path}: {error.strerror}") from None
-    if mode & stat.S_IRWXO:
-        msg = (
-            f"{path} holds {what}, and every user of this machine can reach it "
-            f"(mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
-        )
-        raise SecretRefusedError(msg)
-    lines = content.strip().splitlines()
-    if not lines:
-        raise SecretRefusedError(f"{what} {path}: the file is empty; write the key into it")
-    if len(lines) > 1:
-        msg = f"{what} {path}: the file has {len(lines)} lines; write the key alone, in one line"
-        raise SecretRefusedError(msg)
-    if _VISIBLE.fullmatch(lines[0]) is None:
-        msg = f"{what} {path}: the key has spaces or characters that no HTTP header may have"
-        raise SecretRefusedError(msg)
-    return Pem(key=lines[0])
+        return tuple(path for path in (self.certificate_file, self.key_file) if path is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,20 +72,24 @@ def read_pem(files: PemFiles, *, now: float) -> Pem:
     """Read and check the files. Blocking.
 
     Raises:
-        FailedPreconditionError: The content cannot be used; the message names the file.
+        CertificateRefusedError: The content cannot be used; the message names the file.
     """
-    certificates = _read(files.certificate_file, files.what, CertificateRefusedError)
-    key = None
+    certificates, key = b"", None
+    if files.certificate_file is not None:
+        certificates = _read(files.certificate_file, files.what, CertificateRefusedError)
     if files.key_file is not None:
-        key = _read(files.key_file, f"the key of {files.what}", KeyRefusedError)
+        what = f"the key of {files.what}" if files.certificate_file else files.what
+        key = _read(files.key_file, what, KeyRefusedError)
         mode = files.key_file.stat().st_mode
         if mode & stat.S_IRWXO:
             msg = (
-                f"{files.key_file} holds a private key that every user of this machine can reach "
+                f"{files.key_file} holds {what}, and every user of this machine can reach it "
                 f"(mode {stat.S_IMODE(mode):04o}): chmod 600 {files.key_file}"
             )
             raise KeyRefusedError(msg)
     try:
+        if files.certificate_file is None:
+            return Pem(key=_api_key(key or b""))
         if key is None:
             valid = [
                 authority
@@ -144,8 +102,22 @@ def read_pem(files: PemFiles, *, now: float) -> Pem:
         # The file may also hold the key, which must not be copied with the certificates.
         certificates = certificates_alone(certificates)
     except CertificateRefusedError as error:
-        raise type(error)(f"{files.what} {files.certificate_file}: {error}") from None
+        raise type(error)(f"{files.what} {files.paths[0]}: {error}") from None
     return Pem(certificates=certificates, key=key, facts=facts)
+
+
+def _api_key(content: bytes) -> bytes:
+    lines = content.strip().splitlines()
+    if not lines:
+        raise KeyRefusedError("the file is empty; write the key into it")
+    if len(lines) > 1:
+        msg = f"the file has {len(lines)} lines; write the key alone, in one line"
+        raise KeyRefusedError(msg)
+    if len(lines[0]) > _MAX_API_KEY_BYTES:
+        raise KeyRefusedError(f"the key is longer than {_MAX_API_KEY_BYTES} bytes")
+    if _VISIBLE.fullmatch(lines[0]) is None:
+        raise KeyRefusedError("the key has spaces or characters that no HTTP header may have")
+    return lines[0]
 
 
 def tls_context(protocol: int) -> ssl.SSLContext:
@@ -174,7 +146,7 @@ def show_certificate(context: ssl.SSLContext, pem: Pem, directory: Path) -> None
 class PemWatch:
     """Polls the files of a certificate or of an API key; the caller passes the Unix time."""
 
-    files: PemFiles | SecretFile
+    files: PemFiles
     pem: Pem | None = None
     problem: str = ""
     """Reason why the files' current content is not in force; empty if it is."""
@@ -195,11 +167,7 @@ class PemWatch:
             return None
         self._mark = mark
         try:
-            pem = (
-                read_secret(self.files)
-                if isinstance(self.files, SecretFile)
-                else read_pem(self.files, now=now)
-            )
+            pem = read_pem(self.files, now=now)
         except FailedPreconditionError as error:
             self.refuse(str(error), now)
             return None
@@ -398,7 +366,7 @@ class Certificates:
                 message += f": for {pem.facts.subject or 'no subject'}, {days:.0f} days left"
             await self._emit_event(watch.files, "CertificateReplaced", message)
 
-    async def _emit_event(self, files: PemFiles | SecretFile, reason: str, message: str) -> None:
+    async def _emit_event(self, files: PemFiles, reason: str, message: str) -> None:
         is_bad = reason == "CertificateRefused"
         _LOG.log(logging.ERROR if is_bad else logging.INFO, "%s", message)
         event = Event(

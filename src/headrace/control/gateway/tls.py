@@ -7,16 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from headrace.control.gateway.certificates import (
-    Certificates,
-    Pem,
-    PemFiles,
-    PemWatch,
-    SecretFile,
-    SecretRefusedError,
-    read_pem,
-    read_secret,
-)
+from headrace.control.gateway.certificates import Certificates, Pem, PemFiles, PemWatch, read_pem
 from headrace.core import Clock, FailedPreconditionError
 from headrace.core.files import write_atomic
 from headrace.core.spec.access import TlsSpec
@@ -40,7 +31,6 @@ from headrace.gateway.tls import (
     authorities_secret,
     certificate_name,
     certificate_secret,
-    upstream_secrets,
 )
 
 _MAX_UPSTREAM_SECRETS: Final = 64
@@ -60,7 +50,7 @@ def listener_tls(tls: TlsSpec | None) -> ListenerTls | None:
 
 def lacks_secret(upstream: UpstreamSpec | None, missing: frozenset[str]) -> bool:
     """Whether an upstream needs a secret that is missing, so that nothing may be sent to it."""
-    return upstream is not None and not missing.isdisjoint(upstream_secrets(upstream))
+    return upstream is not None and any(f.name in missing for f in _files_of(upstream, ""))
 
 
 class Secrets(Protocol):
@@ -146,7 +136,7 @@ class GatewayTls:
         """Return why an upstream gets no requests if it needs one of the `missing` secrets."""
         if upstream is None or not lacks_secret(upstream, missing):
             return ""
-        problems = (self.certificates.problem(name) for name in upstream_secrets(upstream))
+        problems = (self.certificates.problem(f.name) for f in _files_of(upstream, ""))
         return "; ".join(filter(None, problems)) or "too many certificates and keys for upstreams"
 
     async def _load_secret(self, name: str, pem: Pem) -> None:
@@ -177,7 +167,7 @@ def listener_files(tls: TlsSpec | None) -> Iterator[PemFiles]:
         )
 
 
-def upstream_files(routes: Iterable[EndpointRoute]) -> Iterator[PemFiles | SecretFile]:
+def upstream_files(routes: Iterable[EndpointRoute]) -> Iterator[PemFiles]:
     """Yield the files for requests to upstreams."""
     for route in routes:
         for arm in route.arms:
@@ -185,12 +175,12 @@ def upstream_files(routes: Iterable[EndpointRoute]) -> Iterator[PemFiles | Secre
                 yield from _files_of(arm.upstream, route.name)
 
 
-def _files_of(upstream: UpstreamSpec, endpoint: str) -> Iterator[PemFiles | SecretFile]:
+def _files_of(upstream: UpstreamSpec, endpoint: str) -> Iterator[PemFiles]:
     if upstream.api_key_file:
-        yield SecretFile(
+        yield PemFiles(
             name=api_key_name(upstream),
             what=f"the API key of the upstream of '{endpoint}'",
-            file=Path(upstream.api_key_file),
+            key_file=Path(upstream.api_key_file),
         )
     tls = upstream.tls or UpstreamTlsSpec()
     if tls.ca_file:
@@ -211,7 +201,7 @@ def _files_of(upstream: UpstreamSpec, endpoint: str) -> Iterator[PemFiles | Secr
 
 def tls_mistakes(spec: GatewaySpec, *, now: float) -> list[SpecMistake]:
     """Return the mistakes in the files under `gateway.tls`. Blocking."""
-    return _mistakes(listener_files(spec.tls), "gateway.tls", "client_ca_file", now=now)
+    return _mistakes(listener_files(spec.tls), "gateway", "tls.client_ca_file", now=now)
 
 
 def upstream_mistakes(
@@ -222,18 +212,8 @@ def upstream_mistakes(
     An expired certificate is no mistake: a start with an unchanged spec would fail for all
     endpoints.
     """
-    mistakes = []
-    certificates = []
-    for files in _files_of(upstream, endpoint):
-        if isinstance(files, PemFiles):
-            certificates.append(files)
-            continue
-        try:
-            read_secret(files)
-        except SecretRefusedError as error:
-            mistakes.append(SpecMistake(place=f"{location}.api_key_file", message=str(error)))
-    mistakes += _mistakes(certificates, f"{location}.tls", "ca_file", now=now, takes_old=True)
-    return mistakes
+    files = _files_of(upstream, endpoint)
+    return _mistakes(files, location, "tls.ca_file", now=now, takes_old=True)
 
 
 def _mistakes(
@@ -251,8 +231,11 @@ def _mistakes(
         except CertificateRefusedError as error:
             if takes_old and isinstance(error, OutOfDateError):
                 continue
-            key = "key_file" if isinstance(error, KeyRefusedError) else "certificate_file"
-            name = authorities if pem.key_file is None else key
+            name = "tls.key_file" if isinstance(error, KeyRefusedError) else "tls.certificate_file"
+            if pem.certificate_file is None:
+                name = "api_key_file"
+            elif pem.key_file is None:
+                name = authorities
             mistakes.append(SpecMistake(place=f"{location}.{name}", message=str(error)))
     return mistakes
 
