@@ -249,33 +249,28 @@ local function with_events(count, text)
   return count
 end
 
--- llama.cpp answers an input beyond the context of its model with 500, or with its own kind of 400.
-local function with_openai_code(handle)
+-- llama.cpp answers an input beyond the context of its model with 500, or with its own kind of 400,
+-- and names an option of its own server, which is a setting of a GGUF model here.
+local function translate_error(handle)
   local body = handle:body()
   local text = body == nil and "" or body:getBytes(0, body:length())
+  local changed = text:gsub(
+    "Start it with `%-%-embeddings`", "%0; a GGUF model needs `llm.pooling` in its endpoint's spec"
+  )
   local tokens, limit = text:match("%((%d+) tokens%) is too large to process.*size: (%d+)%)")
   if tokens == nil and text:find('"exceed_context_size_error"', 1, true) then
     tokens, limit = text:match('"n_prompt_tokens":(%d+)'), text:match('"n_ctx":(%d+)')
   end
-  if tokens == nil or limit == nil then return end
-  local reason = "The input has " .. tokens .. " tokens, and the model takes " .. limit
-    .. " at most. Send a shorter input."
-  local changed = '{"error":{"message":"' .. reason .. '","type":"invalid_request_error",'
-    .. '"param":null,"code":"context_length_exceeded"}}'
   local headers = handle:headers()
-  headers:replace(":status", "400")
+  if tokens ~= nil and limit ~= nil then
+    local reason = "The input has " .. tokens .. " tokens, and the model takes " .. limit
+      .. " at most. Send a shorter input."
+    changed = '{"error":{"message":"' .. reason .. '","type":"invalid_request_error",'
+      .. '"param":null,"code":"context_length_exceeded"}}'
+    headers:replace(":status", "400")
+  end
+  if changed == text then return end
   headers:replace("content-length", tostring(body:setBytes(changed)))
-end
-
--- llama.cpp names an option of its own server, which is a setting of a GGUF model here.
-local function with_setting(handle)
-  local body = handle:body()
-  local text = body == nil and "" or body:getBytes(0, body:length())
-  local changed, count = text:gsub(
-    "Start it with `%-%-embeddings`", "%0; a GGUF model needs `llm.pooling` in its endpoint's spec"
-  )
-  if count == 0 then return end
-  handle:headers():replace("content-length", tostring(body:setBytes(changed)))
 end
 
 function envoy_on_response(handle)
@@ -286,8 +281,7 @@ function envoy_on_response(handle)
   end
   local headers = handle:headers()
   local status = headers:get(":status")
-  if status == "400" or status == "500" then return with_openai_code(handle) end
-  if status == "501" then return with_setting(handle) end
+  if status == "400" or status == "500" or status == "501" then return translate_error(handle) end
   if status ~= "200" then return end
   local is_stream = (headers:get("content-type") or ""):find("^text/event%-stream") ~= nil
   tell(handle, "unknown", 1)
