@@ -9,7 +9,7 @@ If it is read at every second, each reading is another chance of a false alarm.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Final
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.spec.rollout import CanarySpec, LatencySpec
+from headrace.core.spec.rollout import CanarySpec, LatencySpec, TimePerOutputTokenSpec
 from headrace.rollout.bernoulli import log_evidence_each
 from headrace.rollout.betting import Array
 from headrace.rollout.change_detector import ChangeDetector
@@ -99,54 +99,33 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return ended[middle - 1] if len(ended) >= middle else None
 
 
-@dataclass(slots=True)
 class SimulatedTests:
     """The tests of many runs at once."""
 
-    settings: CanarySpec
-    traffic: TrafficDraws
-    step: Array = field(init=False)
-    """Rollout step of each run, `[runs]`, which may be changed between seconds."""
-    _errors: RateDifferences = field(init=False)
-    _rejections: RateDifferences = field(init=False)
-    _turns: tuple[ChangeDetector, ChangeDetector] = field(init=False)
-    _quantiles: list["_QuantileWatch"] = field(init=False)
-    _per_token: list["_QuantileWatch"] = field(init=False)
-    _lengths: list[PredictionShift] = field(init=False)
-    _length_verdicts: NDArray[np.bool_] = field(init=False)
-    """Whether the lengths of each run moved, and whether they are tolerated, `[2, runs]`."""
-    _classes: RateDifferences = field(init=False)
-    _held: Array = field(init=False)
-    _held_in: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        runs, metrics = len(self.traffic.candidates), self.settings.metrics
+    def __init__(self, settings: CanarySpec, traffic: TrafficDraws) -> None:
+        self.settings, self.traffic = settings, traffic
+        runs, metrics = len(traffic.candidates), settings.metrics
         assert metrics.errors is not None
         assert metrics.rejections is not None
         assert metrics.predictions is not None
-        self.step, self._held_in = np.zeros((2, runs))
+        self.step: Array = np.zeros(runs)
+        """Rollout step of each run, `[runs]`, which may be changed between seconds."""
         margins = (metrics.errors.margin, metrics.rejections.margin)
         self._errors, self._rejections = (
             RateDifferences.start(runs, watched=margin) for margin in margins
         )
         self._turns = ChangeDetector.start(runs, margins[0]), ChangeDetector.start(runs, margins[1])
-        self._quantiles, self._per_token = [], []
-        for watches, metric, edges in (
-            (self._quantiles, metrics.latency, (self.traffic.lower_s, self.traffic.upper_s)),
-            (self._per_token, metrics.time_per_output_token, self.traffic.token_buckets()),
-        ):
-            if metric is not None:
-                margin_s = metric.margin_s if isinstance(metric, LatencySpec) else 0.0
-                reach = LatencyMargin(metric.margin_ratio, margin_s)
-                quantiles = dict.fromkeys((metric.quantile, MEDIAN))
-                watches += [_QuantileWatch(q, reach, self.traffic, edges) for q in quantiles]
+        self._quantiles = _watches(traffic, metrics.latency, (traffic.lower_s, traffic.upper_s))
+        self._per_token = _watches(traffic, metrics.time_per_output_token, traffic.token_buckets())
         self._lengths = [
             PredictionShift.start() for _ in range(runs if metrics.output_tokens else 0)
         ]
         self._length_verdicts = np.zeros((2, runs), bool)
+        """Whether the lengths of each run moved, and whether they are tolerated, `[2, runs]`."""
         self._length_verdicts[1] = not self._lengths
         self._classes = RateDifferences.start(runs * len(CLASSES))
-        self._held = np.zeros((2, runs, len(CLASSES)))
+        self._held: Array = np.zeros((2, runs, len(CLASSES)))
+        self._held_in = self.step.copy()
 
     def add(self, interval: SimulatedInterval) -> None:
         """Count one second."""
@@ -348,6 +327,20 @@ class _QuantileWatch:
         fades = self._recent.sum(-1) > WINDOW_TAILS / (1.0 - self._quantile)
         self._recent = self._recent * np.where(fades, 0.5, 1.0)[:, None] + added
         self._baseline = self._baseline + added
+
+
+def _watches(
+    traffic: TrafficDraws,
+    metric: LatencySpec | TimePerOutputTokenSpec | None,
+    edges: tuple[Array, Array],
+) -> list[_QuantileWatch]:
+    """Return the watches of a metric: of its quantile, and of the median."""
+    if metric is None:
+        return []
+    margin_s = metric.margin_s if isinstance(metric, LatencySpec) else 0.0
+    reach = LatencyMargin(metric.margin_ratio, margin_s)
+    quantiles = dict.fromkeys((metric.quantile, MEDIAN))
+    return [_QuantileWatch(q, reach, traffic, edges) for q in quantiles]
 
 
 def simulate(

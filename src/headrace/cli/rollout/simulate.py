@@ -1,11 +1,12 @@
 """`headrace rollout simulate`: decisions and errors of simulated rollouts."""
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+# ruff: noqa: PLC0415  # plots need an extra
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
+import numpy as np
 import typer
 from msgspec.structs import replace
 from rich.text import Text
@@ -20,18 +21,15 @@ from headrace.core.spec.rollout import (
     TimePerOutputTokenSpec,
 )
 from headrace.core.text import duration_text
-from headrace.rollout.simulate import changes, power_table
+from headrace.rollout.simulate import Power, Result, changes, power_table
 from headrace.rollout.simulate import simulate as run
-
-if TYPE_CHECKING:
-    from headrace.rollout.simulate import Power, Result
-    from headrace.rollout.simulated_traffic import SimulatedBaseline, SimulatedCandidate
+from headrace.rollout.simulated_traffic import SimulatedBaseline, SimulatedCandidate
 
 _BAR: Final = 20
 _NARROW: Final = 10
 
 
-def result_document(result: "Result", *, is_same: bool) -> dict[str, object]:
+def result_document(result: Result, *, is_same: bool) -> dict[str, object]:
     """Return one candidate as JSON. `is_same`: every decision against it is a false alarm."""
     document: dict[str, object] = {
         "candidate": result.candidate,
@@ -50,7 +48,7 @@ def result_document(result: "Result", *, is_same: bool) -> dict[str, object]:
     return document
 
 
-def power_document(row: "Power") -> dict[str, object]:
+def power_document(row: Power) -> dict[str, object]:
     """Return one row of the power table as JSON."""
     return {
         "change": row.change,
@@ -62,7 +60,7 @@ def power_document(row: "Power") -> dict[str, object]:
     }
 
 
-def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]":
+def result_text(result: Result, *, alpha: float, is_same: bool) -> list[Text]:
     """Return the result of one candidate as text."""
     anytime, fixed_horizon = (
         len(times) / result.runs for times in (result.ever_rolled_back_s, result.naive_s)
@@ -87,7 +85,7 @@ def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]
     return [Text(first, style="bold"), table(rows)]
 
 
-def power_text(rows: "list[Power]", duration_s: int) -> "list[Text]":
+def power_text(rows: list[Power], duration_s: int) -> list[Text]:
     """Return the power table as text."""
     columns: dict[str, Column] = {
         "change": lambda row: row.change,
@@ -105,8 +103,7 @@ def power_text(rows: "list[Power]", duration_s: int) -> "list[Text]":
     return [rows_text(rows, columns), Text(note, style="dim")]
 
 
-def _bar_of(ratio: float, style: str, *, width: int = _BAR) -> "Text":
-
+def _bar_of(ratio: float, style: str, *, width: int = _BAR) -> Text:
     full = round(width * ratio)
     return Text.assemble(
         ("█" * full, style), ("░" * (width - full), "dim"), f" {100 * ratio:5.1f} %"
@@ -248,10 +245,6 @@ def simulate(
 
         headrace rollout simulate --scenario errors --effect 0.02 --rate 20 --steps 5,25,50
     """
-    import numpy as np
-
-    from headrace.rollout.simulated_traffic import SimulatedBaseline
-
     if plot is not None:
         from headrace.cli.base.plots import check_plot
 
@@ -336,10 +329,8 @@ def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> Metri
 
 
 def _candidates(
-    scenario: Scenario, world: "SimulatedBaseline", effect: float | None
-) -> "list[SimulatedCandidate]":
-    from headrace.rollout.simulated_traffic import SimulatedCandidate
-
+    scenario: Scenario, world: SimulatedBaseline, effect: float | None
+) -> list[SimulatedCandidate]:
     if scenario not in _EFFECTS:
         if effect is not None:
             msg = f"the scenario {scenario} has no effect to set"
