@@ -155,9 +155,8 @@ class Attempts:
     attempt_timeout_s: float | None = None
     """Timeout of each attempt of a request without a deadline."""
     retry_for_s: float | None = None
-    """Seconds after its first failure for which a request without a deadline is retried."""
-    can_repeat: bool = False
-    """Whether a request may run twice: it is then retried after a lost connection, too."""
+    """Seconds after its first failure for which a request without a deadline is retried, also
+    after a lost connection: it may then run twice."""
 
     @classmethod
     def of_offline_run(
@@ -181,7 +180,6 @@ class Attempts:
             random=random,
             attempt_timeout_s=timeout_s,
             retry_for_s=retry_for_s,
-            can_repeat=True,
         )
 
     def run(
@@ -205,7 +203,8 @@ class Attempts:
                 if until is None and self.retry_for_s is not None:
                     until = self.clock.monotonic() + self.retry_for_s
                 delay_s = self._delay_s(error, tries, until)
-                if delay_s is None and self.can_repeat and isinstance(error, ConnectionLostError):
+                is_lost = isinstance(error, ConnectionLostError)
+                if delay_s is None and self.retry_for_s is not None and is_lost:
                     raise UnavailableError(str(error), retry_after_s=None) from error
                 if delay_s is None:
                     raise
@@ -219,7 +218,7 @@ class Attempts:
         return exchange.read(reply)
 
     def _delay_s(self, error: HeadraceError, tries: int, deadline: float | None) -> float | None:
-        if self.can_repeat and isinstance(error, ConnectionLostError):
+        if self.retry_for_s is not None and isinstance(error, ConnectionLostError):
             error = UnavailableError(str(error), retry_after_s=None)
         delay_s = retry_delay_s(
             self.policy,
