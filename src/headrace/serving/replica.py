@@ -26,7 +26,7 @@ from headrace.core.processes import port_user
 from headrace.core.settings import OPENAI_SUFFIX, LlmSpec
 from headrace.engine import usable_cores
 from headrace.observe import ModelStatistics
-from headrace.runtimes.gguf import GgufModel, LlmLoad
+from headrace.runtimes.gguf import GgufModel
 from headrace.scoring.loading import LoadedModel, load
 from headrace.serving.application import Application, MetricsApplication
 from headrace.serving.loader import in_daemon_thread
@@ -223,7 +223,7 @@ async def _watch_load(state: ReplicaState, model: GgufModel) -> None:
     idle, is_reported = 0, False
     while idle < _IDLE_CHECKS:  # the last bytes are sent shortly after the end of a request
         try:
-            load = await in_daemon_thread(model.load, name="load", dispose=_ignore)
+            load = await in_daemon_thread(model.load, name="load", dispose=lambda _: None)
         except HeadraceError as error:
             if not is_reported:
                 _log.warning("%s: autoscaling does not see the model's requests", error)
@@ -272,10 +272,6 @@ def _loaded(settings: ReplicaSettings) -> LoadedModel:
         threads = settings.intra_op_threads or usable_cores()
         loaded.model.serve(address, name=settings.model_name, spec=spec, threads=threads)
     return loaded
-
-
-def _ignore(_: LlmLoad) -> None:
-    """Do nothing with the answer of a model that has no more time."""
 
 
 def _close(loaded: LoadedModel) -> None:
