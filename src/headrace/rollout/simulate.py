@@ -161,21 +161,17 @@ class SimulatedTests:
         slower, tolerated = self._latency_verdict(self._quantiles, level)
         worse.append(slower)
         within.append(tolerated)
-        margin, by_class = metrics.predictions.margin, (-1, len(CLASSES))
-        class_thresholds, step = (
-            -np.log(levels(level, len(CLASSES)) / 2.0),
-            np.repeat(self.step, len(CLASSES)),
-        )
-        increased = self._classes.log_evidence(margin, above=True).reshape(by_class)
-        decreased = self._classes.log_evidence(-margin, above=False).reshape(by_class)
-        rose_less = self._classes.log_evidence(margin, above=False, step=step).reshape(by_class)
-        decreased_less = self._classes.log_evidence(-margin, above=True, step=step).reshape(
-            by_class
-        )
-        worse.append(
-            np.asarray(((increased >= class_thresholds) | (decreased >= class_thresholds)).any(-1))
-        )
-        within.append(np.asarray(((rose_less >= needed) & (decreased_less >= needed)).all(-1)))
+        margin, step = metrics.predictions.margin, np.repeat(self.step, len(CLASSES))
+        classes, by_class = self._classes, (-1, len(CLASSES))
+        increased = classes.log_evidence(margin, above=True)
+        decreased = classes.log_evidence(-margin, above=False)
+        moved = np.maximum(increased, decreased).reshape(by_class)
+        thresholds = -np.log(levels(level, len(CLASSES)) / 2.0)
+        worse.append(np.asarray((moved >= thresholds).any(-1)))
+        rose_less = classes.log_evidence(margin, above=False, step=step)
+        decreased_less = classes.log_evidence(-margin, above=True, step=step)
+        tolerated = np.minimum(rose_less, decreased_less).reshape(by_class)
+        within.append(np.asarray((tolerated >= needed).all(-1)))
         slower, tolerated = self._latency_verdict(self._per_token, level)
         if self._per_token or self._lengths:
             worse += [slower, self._length_verdicts[0]]
