@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 
     from headrace.protocol.protos import RateLimitAnswer, RateLimitCodec
 
-_ROWS: Final = "rows_of"
-_TOKENS: Final = {
+_REPORTS: Final = {
+    "rows_of": "rows",
     "input_tokens_of": "input",
     "cached_tokens_of": "cached",
     "output_tokens_of": "output",
     "reasoning_tokens_of": "reasoning",
 }
-"""Fields of `TokenUse` by key of the descriptor that has the lease, and the tokens as hits."""
+"""What a descriptor's hits are, by its key for the lease: rows, or a field of `TokenUse`."""
 Pair = tuple[bytes, bytes]
 """A private key and its certificate with its chain, both PEM."""
 _SAVE_S: Final = 1.0
@@ -127,20 +127,18 @@ class LimitService:
         descriptors = codec.decode(data).descriptors
         moment = Moment(self.clock.monotonic(), self.clock.now())
         answer = answer_of(LimitRequest(endpoint="", caller=""), LimitDecision())
-        rows: dict[str, float] = {}
-        tokens: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        reports: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for descriptor in descriptors:
-            for key, of_lease in descriptor.entries.items():
-                if key == _ROWS:
-                    rows[of_lease] = float(descriptor.hits or 0)
-                elif key in _TOKENS:
-                    tokens[of_lease][_TOKENS[key]] = descriptor.hits or 0
+            for key in _REPORTS.keys() & descriptor.entries.keys():
+                reports[descriptor.entries[key]][_REPORTS[key]] = descriptor.hits or 0
         for descriptor in descriptors:
             lease = descriptor.entries.get("lease")
             if lease is not None:
-                counts = msgspec.convert(tokens[lease], TokenUse) if lease in tokens else None
-                self.limiter.end(lease, rows=rows.get(lease), tokens=counts, now=moment.now)
-            elif not {_ROWS, *_TOKENS} & descriptor.entries.keys():
+                counts = reports[lease]
+                rows = counts.pop("rows", None)
+                tokens = msgspec.convert(counts, TokenUse) if counts else None
+                self.limiter.end(lease, rows=rows, tokens=tokens, now=moment.now)
+            elif not _REPORTS.keys() & descriptor.entries.keys():
                 entries = descriptor.entries
                 address = entries.get("masked_remote_address")
                 anonymous = UNKNOWN if address is None else f"{ANONYMOUS}{address}"
