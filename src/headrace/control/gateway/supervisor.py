@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import msgspec
 
@@ -290,10 +290,6 @@ class EnvoySupervisor:
             HeadraceError: Envoy does not answer.
         """
         return await self.read_endpoints({route.name for route in self._routes})
-
-    def agent_counts(self) -> Mapping[str, NoReturn]:
-        """Return the counts of gateways on other hosts: there are none."""
-        return {}
 
     async def token_statistics(self) -> TokenStatistics:
         """Return the tokens and times of answers of OpenAI's API since Envoy's start.

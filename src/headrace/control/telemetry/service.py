@@ -5,6 +5,7 @@ import os
 import platform
 from typing import Final
 
+from headrace.control.agents.fleet import GatewayFleet
 from headrace.control.base.context import ServiceContext
 from headrace.control.desired.target import TargetState
 from headrace.control.features.skew_watch import ServedFeaturesStore
@@ -138,9 +139,10 @@ class TelemetryService:
             faults=faults,
             spans=None if tracing is None else OtlpExporter(tracing.collector, service="headrace"),
         )
+        fleet = gateway_supervisor
         self.tokens: Final = TokenLedger(
             statistics=gateway_supervisor.token_statistics,
-            agents=gateway_supervisor.agent_counts,
+            agents=fleet.agent_counts if isinstance(fleet, GatewayFleet) else dict,
             store=store,
             clock=clock,
             gateway=f"{platform.node()}:{home.root}",
