@@ -20,7 +20,6 @@ from headrace.gateway.envoy import EnvoyGateway
 from headrace.gateway.publisher import Admin, SecretFiles
 from headrace.gateway.routes import HELD_PREFIX, REFLECTION_PREFIX
 from headrace.gateway.settings import (
-    MAX_SOCKET_PATH_BYTES,
     ApiKey,
     EndpointRoute,
     EnvoySettings,
@@ -45,7 +44,6 @@ __all__ = [
     "GATEWAY_USER",
     "HELD_PREFIX",
     "MAX_COUNTED",
-    "MAX_SOCKET_PATH_BYTES",
     "REFLECTION_PREFIX",
     "WATCHED_FILES",
     "Admin",

@@ -9,15 +9,12 @@ from headrace.protocol.grpc_wire import DESCRIPTOR_SET_PATH
 from headrace.protocol.json_decode import InferDecoder
 from headrace.protocol.json_encode import Buffer, InferEncoder
 from headrace.protocol.metadata import (
-    EXTENSIONS,
-    SERVER_NAME,
     IndexEntry,
     decode_index_request,
     encode_document,
     model_config,
     model_metadata,
     model_statistics,
-    platform,
     repository_index,
     server_metadata,
 )
@@ -36,10 +33,8 @@ from headrace.protocol.values import Body
 
 __all__ = [
     "DESCRIPTOR_SET_PATH",
-    "EXTENSIONS",
     "GRPC_STATUS",
     "HTTP_STATUS",
-    "SERVER_NAME",
     "Body",
     "Buffer",
     "IndexEntry",
@@ -59,7 +54,6 @@ __all__ = [
     "model_config",
     "model_metadata",
     "model_statistics",
-    "platform",
     "repository_index",
     "server_metadata",
 ]
