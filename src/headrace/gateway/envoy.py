@@ -53,7 +53,6 @@ from headrace.gateway.statistics import (
     TOKEN_TIMES,
     Arm,
     ArmStatistics,
-    Bucket,
     GatewayStatistics,
     Handshakes,
     StatsQuery,
@@ -247,9 +246,7 @@ class EnvoyGateway:
         """
         epoch = self._epoch()
         counters = await self.admin.stats(TOKEN_COUNTERS, StatKind.COUNTER)
-        times: Mapping[str, Mapping[Arm, Mapping[Bucket, int]]] = {}
-        if counters:
-            times = read_token_times((await self.admin.get(TOKEN_TIMES)).encode())
+        times = read_token_times((await self.admin.get(TOKEN_TIMES)).encode()) if counters else {}
         if self._epoch() != epoch:
             raise GatewayUnavailableError("Envoy was restarted during the request")
         return TokenStatistics(epoch=epoch, counts=read_tokens(counters), times=times)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core.spec.upstream import UpstreamSpec, UpstreamTlsSpec
-from headrace.gateway.resources import Json, Resource, any_of, typed
+from headrace.gateway.resources import Json, Resource, typed
 from headrace.gateway.settings import ListenerTls
 
 _AUTHORIZATION: Final = "authorization"
@@ -90,10 +90,7 @@ def api_key_filter(
         "header": header,
         "header_value_prefix": "Bearer ",
     }
-    credential: Resource = {
-        "name": "envoy.http.injected_credentials.generic",
-        "typed_config": any_of(kind, generic),
-    }
+    credential = typed("envoy.http.injected_credentials.generic", kind, generic)
     return typed(
         "headrace.api_key",
         "envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",

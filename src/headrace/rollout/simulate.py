@@ -9,7 +9,6 @@ If it is read at every second, each reading is another chance of a false alarm.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Final
@@ -104,6 +103,7 @@ class SimulatedTests:
 
     def __init__(self, settings: CanarySpec, traffic: TrafficDraws) -> None:
         self.settings, self.traffic = settings, traffic
+        self._level = settings.alpha / len(metrics_in_use(settings)[0])
         runs, metrics = len(traffic.candidates), settings.metrics
         assert metrics.errors is not None
         assert metrics.rejections is not None
@@ -151,7 +151,7 @@ class SimulatedTests:
         """Return which metrics say roll back, and which say promote, `[metrics, runs]`."""
         metrics, alpha = self.settings.metrics, self.settings.alpha
         assert metrics.predictions is not None
-        level, needed = alpha / len(metrics_in_use(self.settings)[0]), -np.log(alpha)
+        level, needed = self._level, -np.log(alpha)
         worse, within = [], []
         for tests, turn in zip((self._errors, self._rejections), self._turns, strict=True):
             assert tests.watched is not None
@@ -191,8 +191,6 @@ class SimulatedTests:
     def _add_lengths(self, interval: SimulatedInterval) -> None:
         runs, output_tokens = len(self._lengths), self.settings.metrics.output_tokens
         assert output_tokens is not None
-        alpha = self.settings.alpha
-        level = alpha / len(metrics_in_use(self.settings)[0])
         order = np.argsort(interval.cell, kind="stable")
         first = np.searchsorted(interval.cell[order], np.arange(2 * runs + 1))
         lengths = interval.lengths[order]
@@ -201,7 +199,8 @@ class SimulatedTests:
             share, step = float(self.traffic.weights[run]), int(self.step[run])
             shift.add(share, arms[run], arms[runs + run], step=step)
             if shift.labels and not any(shift.held):  # just compared
-                moved, within = shift.refuted(output_tokens.margin, level, alpha)
+                margin, alpha = output_tokens.margin, self.settings.alpha
+                moved, within = shift.refuted(margin, self._level, alpha)
                 self._length_verdicts[:, run] = moved.any(), within.all()
 
     def _add_classes(self, interval: SimulatedInterval) -> None:
@@ -387,10 +386,9 @@ def simulate(
             if progress is not None:
                 progress((i + second / duration_s) / len(parts))
         tallies.append(tally)
-    combined = _CombinedTally.combine(tallies)
     return [
-        combined.result(candidate.name, slice(i * runs, (i + 1) * runs), world.requests_per_s)
-        for i, candidate in enumerate(candidates)
+        _result(tallies, slice(i * runs, (i + 1) * runs), c.name, world.requests_per_s)
+        for i, c in enumerate(candidates)
     ]
 
 
@@ -436,36 +434,26 @@ class _Tally:
             when[is_set & np.isinf(when)] = second
 
 
-@dataclass(frozen=True, slots=True)
-class _CombinedTally:
-    """Decisions of all tallies, concatenated; all fields `[runs]`."""
-
-    rolled_back_s: Array
-    promoted_s: Array
-    naive_s: Array
-    naive_now: NDArray[np.bool_]
-    metric: NDArray[np.int64]
-
-    @classmethod
-    def combine(cls, tallies: Sequence[_Tally]) -> "_CombinedTally":
-        names = (field.name for field in fields(cls))
-        return cls(*(np.concatenate([getattr(t, name) for t in tallies]) for name in names))
-
-    def result(self, candidate: str, which: slice, requests_per_s: float) -> Result:
-        back_s, on_s = self.rolled_back_s[which], self.promoted_s[which]
-        is_back, is_on = back_s < on_s, on_s < back_s
-        metric = self.metric[which][is_back]
-        return Result(
-            candidate=candidate,
-            runs=len(back_s),
-            requests_per_s=requests_per_s,
-            rolled_back_s=_sorted(back_s[is_back]),
-            promoted_s=_sorted(on_s[is_on]),
-            ever_rolled_back_s=_sorted(back_s[np.isfinite(back_s)]),
-            naive_s=_sorted(self.naive_s[which][np.isfinite(self.naive_s[which])]),
-            naive_at_the_end=int(self.naive_now[which].sum()),
-            by_metric={name: int((metric == i).sum()) for i, name in enumerate(_METRICS)},
-        )
+def _result(
+    tallies: Sequence[_Tally], which: slice, candidate: str, requests_per_s: float
+) -> Result:
+    """Return the outcomes of the runs `which`, counted over all tallies."""
+    back_s, on_s, naive_s, naive_now, metric = (
+        np.concatenate([getattr(tally, name) for tally in tallies])[which]
+        for name in ("rolled_back_s", "promoted_s", "naive_s", "naive_now", "metric")
+    )
+    is_back, is_on = back_s < on_s, on_s < back_s
+    return Result(
+        candidate=candidate,
+        runs=len(back_s),
+        requests_per_s=requests_per_s,
+        rolled_back_s=_sorted(back_s[is_back]),
+        promoted_s=_sorted(on_s[is_on]),
+        ever_rolled_back_s=_sorted(back_s[np.isfinite(back_s)]),
+        naive_s=_sorted(naive_s[np.isfinite(naive_s)]),
+        naive_at_the_end=int(naive_now.sum()),
+        by_metric={name: int((metric[is_back] == i).sum()) for i, name in enumerate(_METRICS)},
+    )
 
 
 def _add(
