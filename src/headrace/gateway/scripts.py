@@ -404,12 +404,19 @@ function envoy_on_response(handle)
 end
 """
 
+# Numbers of JSON stay as they are written: an id may have more digits than a number in Lua.
+_EXACT_NUMBERS_SOURCE: Final = """
+local to_number = tonumber
+local function tonumber(text, base) return base and to_number(text, base) or text end
+"""
+
 # The payload of a bearer token is read, not verified: callers without a valid token are refused (or
 # not) elsewhere, and a forged claim only chooses an arm. Only its outermost object counts.
 # Characters other than printable ASCII become %XX: the value is sent as a header.
 UNIT_SOURCE: Final = (
     f'local UNIT = "{UNIT_HEADER}"\n'
     + BASE64_SOURCE
+    + _EXACT_NUMBERS_SOURCE
     + JSON_SOURCE
     + """
 local LONGEST = 256
@@ -421,7 +428,6 @@ local function claim(headers, name)
   local reads, claims = pcall(function() return json(base64url(payload)) end)
   if not reads or type(claims) ~= "table" then return nil end
   local value = claims[name]
-  if type(value) == "number" and value % 1 == 0 then return string.format("%.0f", value) end
   return value ~= nil and type(value) ~= "table" and tostring(value) or nil
 end
 

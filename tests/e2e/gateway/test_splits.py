@@ -156,6 +156,8 @@ async def test_arms_of_one_version_are_apart_and_no_path_names_the_baseline(lab:
         (StickySpec(cookie="uid"), "a-b_c"),
         (StickySpec(claim="sub"), "me@x"),
         (StickySpec(claim="n"), "42"),
+        (StickySpec(claim="big"), "12345678901234567000"),
+        (StickySpec(claim="escaped"), "%C3%9Cn%C3%AF"),
     ],
     ids=str,
 )
@@ -167,7 +169,8 @@ async def test_replicas_learn_the_split_and_the_unit_and_callers_cannot_say_it(
     gateway = await lab.start(route)
     forged = {"x-headrace-split": "no", "x-headrace-unit": "no", "x-headrace-shadow": "1"}
     keys: dict[str, Any] = {"x-user": "Ünï".encode("latin-1"), "cookie": "uid=a-b_c"}
-    keys["authorization"] = _token({"sub": "me@x", "n": 42})
+    claims = {"sub": "me@x", "n": 42, "big": 12345678901234567000, "escaped": "Ünï"}
+    keys["authorization"] = _token(claims)
 
     async with client(gateway) as http:
         await http.post(PATH, headers={**keys, **forged}, content=b"x")
