@@ -1,6 +1,7 @@
 """Versions of a language model are judged by their tokens: a stub's, and those of SmolLM2."""
 
 import contextlib
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -147,4 +148,44 @@ def test_an_adapter_that_slows_each_token_is_rolled_back_and_the_same_model_prom
     assert metric(over, "output_tokens")["effect"] == 0.0
     if phase == "rolled_back":
         assert metric(over, "time_per_output_token")["outcome"] == "roll_back"
+    assert set(statuses) == {200}
+
+
+def version(model: Path, directory: Path, template: str, **settings: object) -> Path:
+    """A directory with the model, and with the template and settings of requests of a version."""
+    directory.mkdir()
+    shutil.copy(model, directory / "model.gguf")
+    (directory / "chat_template.jinja").write_text(template)
+    (directory / "generation_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+def test_a_version_that_differs_in_template_and_settings_is_rolled_back_by_its_lengths(
+    system: System, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model, settings = smollm2(request), {"temperature": 0, "max_new_tokens": 12}
+    turn = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    served = version(model, tmp_path / "served", f"{turn}<|im_start|>assistant\n", **settings)
+    brief = version(model, tmp_path / "brief", "{{ messages[0].content }}", **settings)
+    (brief / "generation_config.json").write_text(json.dumps({**settings, "max_new_tokens": 3}))
+    system.start(
+        {
+            "name": "chat",
+            "model": str(served),
+            "llm": {"slots": 1, "context_tokens": 256},
+            "batching": {"intra_op_threads": 1},
+        }
+    )
+    system.wait_ready(120)
+    rollout = Rollout(system, "chat")
+    metrics: Json = {**METRICS, "time_per_output_token": None}
+    body: Json = {"messages": [{"role": "user", "content": "Name the days of the week."}]}
+    with chatting(system, 2, body) as statuses:
+        rollout.start(brief, canary(HALF, metrics=metrics, min_samples=30, max_duration_s=300))
+        over = rollout.wait_over(320)
+
+    assert over["phase"] == "rolled_back", over
+    assert metric(over, "output_tokens")["outcome"] == "roll_back"
     assert set(statuses) == {200}

@@ -3,6 +3,7 @@
 import json
 import signal
 import stat
+import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -198,6 +199,118 @@ def test_a_lora_adapter_beside_the_model_is_applied(model: Path, tmp_path: Path)
 
     assert "Paris" in plain
     assert "Paris" not in changed
+
+
+def version(folder: Path, model: Path, template: str = "", **settings: Any) -> Path:
+    """A directory with the model, and with the template and settings of requests of a version."""
+    folder.mkdir()
+    (folder / "model.gguf").symlink_to(model)
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def texts(replica: Replica, **body: Any) -> set[str]:
+    """The answers to one question with three seeds, of 8 tokens; as likely as the settings say."""
+    question = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 8}
+    with openai(replica) as client:
+        answers = [
+            client.post("/chat/completions", json=question | {"seed": seed} | body).json()
+            for seed in range(3)
+        ]
+    return {answer["choices"][0]["message"]["content"] for answer in answers}
+
+
+@pytest.mark.parametrize(
+    ("settings", "own"),
+    [
+        ({"temperature": 0}, {"temperature": 1.5}),
+        ({"do_sample": False, "temperature": 0.9}, {"temperature": 1.5}),
+        ({"top_k": 1}, {"top_k": 0}),
+        ({"top_p": 0.001}, {"top_p": 1}),
+        ({"min_p": 1}, {"min_p": 0}),
+    ],
+)
+def test_sampling_settings_of_a_version_are_the_defaults_of_requests(
+    replica: Replica, model: Path, tmp_path: Path, settings: dict[str, Any], own: dict[str, Any]
+) -> None:
+    folder = version(tmp_path / "m", model, **settings)
+    with running(tmp_path, folder, uds=str(tmp_path / "http.sock"), **ONE_THREAD) as other:
+        by_default, by_request = texts(other), texts(other, **own)
+
+    assert by_default == texts(replica, temperature=0)
+    assert len(texts(replica)) > 1
+    assert len(by_request) > 1
+
+
+def test_a_version_limits_and_penalizes_tokens_unless_the_request_does(
+    replica: Replica, model: Path, tmp_path: Path
+) -> None:
+    folder = version(tmp_path / "m", model, repetition_penalty=1.8, max_new_tokens=5)
+    unset = {"max_tokens": None}
+    with running(tmp_path, folder, uds=str(tmp_path / "http.sock"), **ONE_THREAD) as other:
+        limited, longer = chat(other, **unset), chat(other, max_completion_tokens=7, **unset)
+        penalized, plain = (
+            texts(other, temperature=0),
+            texts(other, temperature=0, repeat_penalty=1),
+        )
+        with openai(other) as client:
+            body = {"prompt": "One, two, three,", "temperature": 0}
+            completion = client.post("/completions", json=body).json()
+
+    assert limited["choices"][0]["finish_reason"] == "length"
+    assert limited["usage"]["completion_tokens"] == 5
+    assert longer["usage"]["completion_tokens"] == 7
+    assert completion["usage"]["completion_tokens"] == 5
+    assert penalized != plain == texts(replica, temperature=0)
+
+
+def test_the_template_of_a_version_replaces_that_of_the_model(
+    replica: Replica, model: Path, tmp_path: Path
+) -> None:
+    template = (
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    )
+    folder = version(tmp_path / "m", model, template)
+    with running(tmp_path, folder, uds=str(tmp_path / "http.sock"), **ONE_THREAD) as other:
+        usage = chat(other)["usage"]
+
+    assert 10 < usage["prompt_tokens"] < chat(replica)["usage"]["prompt_tokens"] - 10
+
+
+def test_settings_of_a_version_win_over_those_in_the_model_file(
+    model: Path, tmp_path: Path
+) -> None:
+    content = model.read_bytes()
+    magic, form, tensors, keys = struct.unpack_from("<4sIQQ", content)
+    added = gguf({"general.sampling.temp": 0.0, "a": "a" * 38})[24:]
+    greedy = tmp_path / "greedy.gguf"
+    header = struct.pack("<4sIQQ", magic, form, tensors, keys + 2)
+    greedy.write_bytes(header + added + content[24:])
+    folder = version(tmp_path / "m", greedy, temperature=1.5)
+    sockets = [{"uds": str(tmp_path / name)} for name in ("a.sock", "b.sock")]
+    with (
+        running(tmp_path, greedy, **sockets[0], **ONE_THREAD) as alone,
+        running(tmp_path, folder, **sockets[1], **ONE_THREAD) as changed,
+    ):
+        assert len(texts(alone)) == 1
+        assert len(texts(changed)) > 1
+
+
+def test_a_template_that_llama_cpp_refuses_is_named_by_the_replica(
+    model: Path, tmp_path: Path
+) -> None:
+    folder = version(tmp_path / "m", model, "{{ messages | nosuch }}")
+    replica = start(tmp_path, folder, uds=str(tmp_path / "http.sock"))
+    try:
+        assert replica.process.wait(30) == CANNOT_LOAD
+    finally:
+        stop(replica)
+
+    *_, last = lines = replica.log_text().splitlines()
+    assert "cannot serve this model or its chat template; the lines above say why" in last
+    assert any("filter 'nosuch'" in line for line in lines)
 
 
 def test_the_usual_routes_answer_on_the_first_address(replica: Replica) -> None:

@@ -15,6 +15,7 @@ from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 from headrace.runtimes.gguf import GgufModelFiles, find_gguf, read_header
 from tests.gguf_models import LLAMA, Value, gguf, smollm2
 
+CONFIG, TEMPLATE = "generation_config.json", "chat_template.jinja"
 TENSORS = [("token_embd.weight", (64, 4), 3, bytes(160)), ("norm.weight", (64,), 0, bytes(256))]
 """Of 256 parameters in Q4_1 and 64 in 32 bits."""
 
@@ -102,6 +103,90 @@ def test_a_directory_holds_a_model_with_its_adapters(tmp_path: Path) -> None:
     assert files.path.name == "base.gguf"
     assert [file.name for file in files.adapters] == ["a.gguf", "b.gguf"]
     assert files.facts()["adapters"] == "a.gguf, b.gguf"
+
+
+def test_a_directory_has_a_template_and_sampling_settings(tmp_path: Path) -> None:
+    model = put(tmp_path / "f" / "m.gguf")
+    (tmp_path / "f" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{%- generation -%}{{ m.content }}{% endgeneration %}{% break %}"
+        "{% endfor %}"
+    )
+    (tmp_path / "f" / "generation_config.json").write_text(
+        '{"temperature": 1, "top_p": 0.9, "top_k": 0, "min_p": null, "repetition_penalty": 1.1,'
+        '"max_new_tokens": 7, "do_sample": true, "eos_token_id": [2], "transformers_version": "5"}'
+    )
+
+    files = find_gguf(tmp_path / "f")
+
+    assert files.chat_template.startswith("{% for m in messages %}{%- generation")
+    assert files.facts()["chat_template"] == "chat_template.jinja"
+    assert files.facts()["sampling"] == (
+        "temperature 1.0, top_p 0.9, top_k 0, repetition_penalty 1.1, max_new_tokens 7"
+    )
+    alone = find_gguf(model)
+    assert not alone.chat_template
+    assert alone.facts()["chat_template"] == "yes"
+    assert "sampling" not in alone.facts()
+
+
+def test_a_config_that_does_not_sample_has_a_temperature_of_0(tmp_path: Path) -> None:
+    put(tmp_path / "f" / "m.gguf")
+    (tmp_path / "f" / "generation_config.json").write_text('{"do_sample": false, "temperature": 1}')
+
+    assert find_gguf(tmp_path / "f").facts()["sampling"] == "temperature 0.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (CONFIG, b"", "Input data was truncated; correct it, or remove it"),
+        (CONFIG, b"{", "Input data was truncated"),
+        (CONFIG, b"[]", "Expected `object`, got `array`"),
+        (CONFIG, b'{"temperature": NaN}', "JSON is malformed"),
+        (CONFIG, b'{"temperature": 1e999}', "an unknown field or value"),
+        (CONFIG, b'{"temperature": -0.1}', r"Expected `float` >= 0.* `\$\.temperature`"),
+        (CONFIG, b'{"temperature": "1"}', r"Expected `float \| null`, got `str`"),
+        (CONFIG, b'{"top_p": true}', r"Expected `float \| null`, got `bool`"),
+        (CONFIG, b'{"top_p": 1.1}', "Expected `float` <= 1.0"),
+        (CONFIG, b'{"top_k": 4.5}', r"Expected `int \| null`, got `float`"),
+        (CONFIG, b'{"top_k": 4000000000}', "Expected `int` <= 1000000"),
+        (CONFIG, b'{"repetition_penalty": 0}', "Expected `float` > 0"),
+        (CONFIG, b'{"max_new_tokens": 0}', "Expected `int` >= 1"),
+        (CONFIG, b'{"do_sample": 0}', r"Expected `bool \| null`, got `int`"),
+        (
+            CONFIG,
+            b'{"num_beams": 4, "a b": 1, "top_p": 1}',
+            r"has the settings \?, num_beams; supported are temperature, top_p, .*; correct it",
+        ),
+        (CONFIG, b'{"top_p": ' + b"[" * 100_000, "RecursionError"),
+        (CONFIG, bytes(1 << 20) + b" ", "larger than the limit of 1048576 bytes"),
+        (TEMPLATE, b"a" * (1 << 20) + b" ", "larger than the limit of 1048576 bytes"),
+        (TEMPLATE, b"\xff messages", "UnicodeDecodeError at byte 0"),
+        (TEMPLATE, b"", "does not use `messages`; correct it, or remove it"),
+        (TEMPLATE, b"chatml", "does not use `messages`"),
+        (TEMPLATE, b"a\n{% for m in messages %}", "not a Jinja template: .* at line 2; correct it"),
+        (TEMPLATE, b"{{ messages | }}", "not a Jinja template: TemplateSyntaxError at line 1"),
+        (TEMPLATE, b"{% do messages.pop() %}", "not a Jinja template: TemplateSyntaxError"),
+        (TEMPLATE, b"{{ messages[" + b"9" * 5000 + b"] }}", "not a Jinja template: ValueError"),
+        (TEMPLATE, b"{{ messages" + b"(" * 100_000, "RecursionError"),
+    ],
+)
+def test_damaged_defaults_are_refused_with_the_file_and_what_to_do(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    put(tmp_path / "f" / "m.gguf")
+    (tmp_path / "f" / name).write_bytes(content)
+
+    with pytest.raises(UnsupportedModelError, match=f"f/{name}: .*{reason}"):
+        inspect_model(tmp_path / "f")
+
+
+def test_defaults_that_are_not_files_are_refused(tmp_path: Path) -> None:
+    put(tmp_path / "f" / "m.gguf")
+    (tmp_path / "f" / TEMPLATE).mkdir()
+
+    with pytest.raises(UnsupportedModelError, match=f"{TEMPLATE}: not a regular file; correct it"):
+        find_gguf(tmp_path / "f")
 
 
 def test_the_parts_of_a_model_are_one_model(tmp_path: Path) -> None:

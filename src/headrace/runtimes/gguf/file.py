@@ -1,23 +1,37 @@
-"""Header of GGUF files: the facts of a language model, read without loading it.
+"""Files of a language model: headers of GGUF files, and defaults of its version, without a load.
 
 Counts and lengths are not trusted: every read is bounded by the file and by a limit of this module.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
+import re
 import struct
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from headrace.core import InvalidArgumentError, UnsupportedModelError
+from headrace.core.error_kind import UNDECODABLE, error_kind
+from headrace.core.files import read_regular
 from headrace.core.settings import DEFAULT_CONTEXT_TOKENS, LlmSpec, Pooling
 from headrace.core.text import bytes_text
 from headrace.runtimes.file_bytes import BrokenFileError, FileReader, visible_files
 
 MAGIC: Final = b"GGUF"
 SUFFIX: Final = ".gguf"
+_CHAT_TEMPLATE: Final = "chat_template.jinja"
+_MAX_DEFAULTS_BYTES: Final = 1 << 20
+_IGNORED: Final = re.compile(
+    r".*_token_id|output_.*|return_.*|use_cache|cache_.*|max_length|transformers_version|_.*"
+)
+"""Settings of transformers that concern only itself, or that the GGUF file has too."""
+_TRAINING_TAG: Final = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
+"""Statement of transformers and llama.cpp that Jinja does not have."""
 _VERSIONS: Final = (2, 3)
 _MAX_ENTRIES: Final = 100_000
 """Limit of keys, and of tensors."""
@@ -98,6 +112,44 @@ class GgufHeader:
         return sum(value) if isinstance(value, list) else layers * self.number(key, default)
 
 
+_HUGGING_FACE_NAMES: Final = {
+    "temp": "temperature",
+    "penalty_repeat": "repetition_penalty",
+    "n_predict": "max_new_tokens",
+}
+
+
+class GenerationConfig(msgspec.Struct, frozen=True, omit_defaults=True, rename=_HUGGING_FACE_NAMES):
+    """Settings of requests that do not set them, by llama.cpp's names; None leaves them to it."""
+
+    temp: Annotated[float, msgspec.Meta(ge=0, le=10)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None = None
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    penalty_repeat: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
+    n_predict: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    """Limit of an answer in tokens."""
+    do_sample: bool | None = None
+    """False for a `temp` of 0."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> "GenerationConfig":
+        """Return the settings in the content of a `generation_config.json`.
+
+        Raises:
+            BrokenFileError: It has a setting that is neither supported nor safe to ignore.
+            MsgspecError: It is not JSON, or a value is of the wrong type or beyond its range.
+        """
+        document = msgspec.json.decode(data, type=dict[str, Any])
+        names = cls.__struct_encode_fields__
+        if unknown := [n for n in document if n not in names and not _IGNORED.fullmatch(n)]:
+            shown = ", ".join(name if name.isidentifier() else "?" for name in sorted(unknown)[:8])
+            raise BrokenFileError(f"has the settings {shown}; supported are {', '.join(names)}")
+        config = msgspec.convert(document, cls)
+        temp = 0.0 if config.do_sample is False else config.temp
+        return msgspec.structs.replace(config, temp=temp, do_sample=None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufModelFiles:
     """A language model: its files, and the facts of its headers."""
@@ -120,18 +172,25 @@ class GgufModelFiles:
     pooling: Pooling | None
     """How it combines tokens into one vector; None for a model that generates text."""
     has_chat_template: bool
+    """Whether the GGUF file has one."""
+    chat_template: str
+    """Template of the version, instead of the one in the GGUF file; empty for none."""
+    generation: GenerationConfig
 
     def facts(self) -> dict[str, str]:
         """Return the facts by name, for display."""
         slots = LlmSpec().slots
         context = self.context_of(LlmSpec())
         memory = bytes_text(self.memory_bytes(LlmSpec()))
+        in_file = "yes" if self.has_chat_template else "no"
+        settings = msgspec.to_builtins(self.generation).items()
         facts = {
             "architecture": self.architecture,
             "title": self.name,
             "parameters": f"{self.parameters / 1e6:,.0f} million, mostly {self.quantization}",
             "context": f"{self.context_tokens} tokens",
-            "chat_template": "yes" if self.has_chat_template else "no",
+            "chat_template": _CHAT_TEMPLATE if self.chat_template else in_file,
+            "sampling": ", ".join(f"{name} {value}" for name, value in settings),
             "pooling": self.pooling or "",
             "adapters": ", ".join(file.name for file in self.adapters),
             "memory": f"{memory} with {slots} slots of {context} tokens",
@@ -184,7 +243,7 @@ def looks_like_gguf(path: Path) -> bool:
 
 
 def find_gguf(path: Path) -> GgufModelFiles:
-    """Return the model in a file, or in a directory with its parts and its LoRA adapters.
+    """Return the model in a file, or in a directory with its parts, LoRA adapters and defaults.
 
     Raises:
         UnsupportedModelError: A file is damaged or not supported, or there are several models.
@@ -217,14 +276,50 @@ def find_gguf(path: Path) -> GgufModelFiles:
             f"{path}: has {len(parts)} of the {expected} parts of a model; push the directory "
             "with all of them"
         )
+    template, generation = "", GenerationConfig()
+    file = path / _CHAT_TEMPLATE
     try:
-        return _described(headers, parts, adapters)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            template = read_regular(file, limit_bytes=_MAX_DEFAULTS_BYTES).decode("utf-8-sig")
+            check_chat_template(template)
+        file = path / "generation_config.json"
+        with suppress(FileNotFoundError, NotADirectoryError):
+            generation = GenerationConfig.decode(
+                read_regular(file, limit_bytes=_MAX_DEFAULTS_BYTES)
+            )
+    except (BrokenFileError, OSError, *UNDECODABLE) as error:
+        reason = str(error) if isinstance(error, BrokenFileError) else error_kind(error)
+        raise UnsupportedModelError(f"{file}: {reason}; correct it, or remove it") from None
+    try:
+        return _described(headers, parts, adapters, template, generation)
     except BrokenFileError as error:
         raise UnsupportedModelError(f"{parts[0]}: {error}") from None
 
 
+def check_chat_template(text: str) -> None:
+    """Check that a template uses messages and is parsed by Jinja, without running it.
+
+    Raises:
+        BrokenFileError: It is not; the message names the line.
+    """
+    if "messages" not in text:
+        raise BrokenFileError("is not a chat template: it does not use `messages`")
+    with suppress(ImportError):  # images of replicas lack it: llama.cpp checks the template there
+        from jinja2 import Environment, TemplateSyntaxError  # noqa: PLC0415
+
+        try:
+            parser = Environment(autoescape=True, extensions=["jinja2.ext.loopcontrols"])
+            parser.parse(_TRAINING_TAG.sub("", text))
+        except (TemplateSyntaxError, ValueError) as error:
+            raise BrokenFileError(f"is not a Jinja template: {error_kind(error)}") from None
+
+
 def _described(
-    headers: dict[Path, GgufHeader], parts: list[Path], adapters: list[Path]
+    headers: dict[Path, GgufHeader],
+    parts: list[Path],
+    adapters: list[Path],
+    template: str,
+    generation: GenerationConfig,
 ) -> GgufModelFiles:
     header = headers[parts[0]]
     architecture = header.text("general.architecture")
@@ -261,6 +356,8 @@ def _described(
         token_bytes=max(kv_heads, 0) * max(sum(lengths), 0) * _F16_BYTES,
         pooling=_POOLINGS.get(header.number(f"{architecture}.pooling_type", 0)),
         has_chat_template="tokenizer.chat_template" in header.values,
+        chat_template=template,
+        generation=generation,
     )
 
 

@@ -61,7 +61,7 @@ class _Server(Protocol):
 
 
 class GgufRuntime:
-    """Loader of a `.gguf` file, or of a directory with its parts and its LoRA adapters."""
+    """Loader of a `.gguf` file, or of a directory with its parts, LoRA adapters and defaults."""
 
     name = "gguf"
     runs_code = False
@@ -145,6 +145,16 @@ class GgufModel:
         params.endpoint_slots = params.ui = False
         params.cors_origins = ""  # the gateway decides
         params.verbosity = _ERRORS
+        params.chat_template = self.files.chat_template
+        flags = library.common_params_sampling_config
+        for option, value in msgspec.structs.asdict(self.files.generation).items():
+            if option == "n_predict" and value is not None:
+                params.n_predict = value
+            elif value is not None:
+                setattr(params.sampling, option, value)
+                # Without its flag, a setting in the GGUF file replaces this one.
+                flag = getattr(flags, f"COMMON_PARAMS_SAMPLING_CONFIG_{option.upper()}")
+                params.sampling.user_sampling_config |= flag.value
         if spec.pooling is not None or self.files.pooling is not None:
             params.embedding = True
             params.n_batch = params.n_ubatch = context  # an input is embedded in one run
@@ -163,7 +173,8 @@ class GgufModel:
         except RuntimeError as error:
             time.sleep(_LOG_DELAY_S)
             raise UnsupportedModelError(
-                f"{self.files.path}: llama.cpp cannot serve this model; the lines above say why"
+                f"{self.files.path}: llama.cpp cannot serve this model or its chat template; the "
+                "lines above say why"
             ) from error
         if isinstance(address, Path):
             # The group of a shared directory is the gateway's group.
