@@ -1,13 +1,15 @@
 """Artifact files of the local registry, and checks on models before they are stored."""
 
 import errno
+import filecmp
 import getpass
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from headrace.core import (
     VARIABLE,
@@ -20,7 +22,10 @@ from headrace.core import (
     ModelSignature,
     UnsupportedModelError,
 )
-from headrace.core.files import move, sync_directory
+from headrace.core.files import TEMPORARY, move, sync_directory
+from headrace.registry.index import ModelVersion, StoredFile
+
+_MIN_SHARED_BYTES: Final = 1 << 20
 
 
 class ArtifactStore:
@@ -46,6 +51,27 @@ class ArtifactStore:
             yield directory
         finally:
             _delete(directory)
+
+    def share(
+        self, staged: Path, files: Sequence[StoredFile], versions: Sequence[ModelVersion]
+    ) -> None:
+        """Replace staged files by hard links to equal ones of stored versions, to save space.
+
+        Files below 1 MiB, and those that cannot be linked, stay.
+        """
+        stored = {
+            file.sha256: self.path(version.digest) / version.filename / file.path
+            for version in versions
+            for file in version.files
+        }
+        for file in files:
+            source, copy = stored.get(file.sha256), staged / file.path
+            if source is not None and file.size_bytes >= _MIN_SHARED_BYTES:
+                link = copy.with_name(f"{copy.name}{TEMPORARY}")
+                with suppress(OSError):
+                    if filecmp.cmp(source, copy, shallow=False):  # else the stored one is damaged
+                        link.hardlink_to(source)
+                        link.replace(copy)
 
     def publish(self, staged: Path, digest: Digest) -> None:
         """Move a staged directory into place atomically, replacing a damaged artifact."""
@@ -116,7 +142,9 @@ def _newest(directory: Path) -> float:
 
 
 def _size_bytes(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    """Return the bytes that are free once a directory is deleted."""
+    files = [file.stat() for file in directory.rglob("*") if file.is_file()]
+    return sum(file.st_size for file in files if file.st_nlink == 1)
 
 
 def _delete(directory: Path) -> None:

@@ -180,6 +180,8 @@ class Registry:
                     inspect, staged / filename, path, runtime, allow_code=allow_code
                 )
                 check_labels(inspected.signature, class_names)
+                versions, _ = self._index.read_all()
+                self._artifacts.share(staged / filename, content.files, versions)
                 draft = ModelVersion(
                     name=ModelName(name),
                     version="",  # known when it is published

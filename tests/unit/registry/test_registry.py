@@ -347,6 +347,63 @@ def test_gc_deletes_what_no_version_refers_to(registry: Registry, make_file: Mak
         registry.path(gone)
 
 
+@pytest.fixture
+def versions(registry: Registry, make_file: MakeFile) -> tuple[ModelVersion, ModelVersion]:
+    """Two directories with one file of 1 MiB, and a small one that differs."""
+    large = make_file("w" * (1 << 20), "large")
+    first = registry.push("m", large)
+    make_file("1", "a")
+    second = registry.push("m", large.parent)
+    assert first.digest != second.digest
+    return first, second
+
+
+def test_versions_with_an_equal_large_file_store_it_once(
+    registry: Registry, make_file: MakeFile, versions: tuple[ModelVersion, ModelVersion]
+) -> None:
+    make_file("2", "a")
+    third = registry.push("n", make_file("w" * (1 << 20), "large").parent)
+    paths = [registry.path(version) for version in (*versions, third)]
+
+    assert len({path.stat().st_ino for path in (paths[0], *(p / "large" for p in paths[1:]))}) == 1
+    assert len({(path / "a").stat().st_ino for path in paths[1:]}) == 2
+    for version in (*versions, third):
+        registry.verify(version)
+
+
+def test_gc_counts_a_file_of_several_versions_when_it_is_deleted(
+    registry: Registry, versions: tuple[ModelVersion, ModelVersion]
+) -> None:
+    registry.remove("m", "1")
+    assert registry.gc().freed_bytes == 0
+    registry.verify(versions[1])
+    registry.remove("m", "2")
+    assert registry.gc().freed_bytes == versions[1].size_bytes
+
+
+def test_a_damaged_file_is_not_shared(
+    registry: Registry, make_file: MakeFile, versions: tuple[ModelVersion, ModelVersion]
+) -> None:
+    flip_bit(registry.path(versions[0]))
+    make_file("2", "a")
+
+    registry.verify(registry.push("m", make_file("w" * (1 << 20), "large").parent))
+
+
+def test_a_file_that_cannot_be_linked_is_stored_again(
+    registry: Registry, make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    first = registry.push("m", make_file("w" * (1 << 20), "large"))
+    second = registry.push("m", make_file("1", "a").parent)
+
+    registry.verify(second)
+    assert not registry.path(first).samefile(registry.path(second) / "large")
+
+
 def test_gc_takes_old_temporary_directories_only(
     registry: Registry, make_file: MakeFile, clock: Turnable
 ) -> None:
