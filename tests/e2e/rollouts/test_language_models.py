@@ -1,7 +1,6 @@
 """Versions of a language model are judged by their tokens: a stub's, and those of SmolLM2."""
 
 import contextlib
-import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 from tests.e2e.control.system import System
 from tests.e2e.gateway.test_openai import running_stub
 from tests.e2e.rollouts.rollout import Json, Rollout, canary, metric
-from tests.gguf_models import gguf, smollm2
+from tests.gguf_models import gguf, smollm2, write_defaults
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -151,25 +150,20 @@ def test_an_adapter_that_slows_each_token_is_rolled_back_and_the_same_model_prom
     assert set(statuses) == {200}
 
 
-def version(model: Path, directory: Path, template: str, **settings: object) -> Path:
-    """A directory with the model, and with the template and settings of requests of a version."""
-    directory.mkdir()
-    shutil.copy(model, directory / "model.gguf")
-    (directory / "chat_template.jinja").write_text(template)
-    (directory / "generation_config.json").write_text(json.dumps(settings))
-    return directory
-
-
 def test_a_version_that_differs_in_template_and_settings_is_rolled_back_by_its_lengths(
     system: System, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    model, settings = smollm2(request), {"temperature": 0, "max_new_tokens": 12}
     turn = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     )
-    served = version(model, tmp_path / "served", f"{turn}<|im_start|>assistant\n", **settings)
-    brief = version(model, tmp_path / "brief", "{{ messages[0].content }}", **settings)
-    (brief / "generation_config.json").write_text(json.dumps({**settings, "max_new_tokens": 3}))
+    served = write_defaults(
+        tmp_path / "served", f"{turn}<|im_start|>assistant\n", temperature=0, max_new_tokens=12
+    )
+    brief = write_defaults(
+        tmp_path / "brief", "{{ messages[0].content }}", temperature=0, max_new_tokens=3
+    )
+    for folder in (served, brief):
+        shutil.copy(smollm2(request), folder / "model.gguf")
     system.start(
         {
             "name": "chat",

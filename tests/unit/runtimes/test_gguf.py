@@ -1,6 +1,7 @@
 """GGUF files: their facts are read without loading them, and damaged ones are refused."""
 
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -179,6 +180,16 @@ def test_damaged_defaults_are_refused_with_the_file_and_what_to_do(
 
     with pytest.raises(UnsupportedModelError, match=f"f/{name}: .*{reason}"):
         inspect_model(tmp_path / "f")
+
+
+def test_a_template_is_left_to_llama_cpp_where_jinja_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "f" / "m.gguf")
+    (tmp_path / "f" / TEMPLATE).write_text("{{ messages")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+
+    assert find_gguf(tmp_path / "f").chat_template == "{{ messages"
 
 
 def test_defaults_that_are_not_files_are_refused(tmp_path: Path) -> None:
