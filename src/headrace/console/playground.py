@@ -84,22 +84,24 @@ async def chat_body(request: PageRequest, form: Mapping[str, str]) -> bytes:
     if version and version not in {revision.version for revision in endpoint.status.revisions}:
         raise RefusedError.of(_BAD_REQUEST, f"'{endpoint.name}' has no version '{version[:20]}'")
     messages: list[ChatMessage] = []
-    most, temperature = 0, math.nan
+    settings: dict[str, float] = {}
     with suppress(*UNDECODABLE, ValueError, KeyError):
+        for name, number in (("max_tokens", int), ("temperature", float)):
+            if text := form[name]:
+                settings[name] = number(text)
         messages = msgspec.json.decode(form.get("messages", ""), type=list[ChatMessage])
-        most, temperature = int(form["max_tokens"]), float(form["temperature"])
-    is_bounded = 0 < len(messages) <= _MAX_MESSAGES and 1 <= most <= MAX_TOKENS
-    if not (is_bounded and math.isfinite(temperature)):
+    most, temperature = settings.get("max_tokens", 1), settings.get("temperature", 0.0)
+    is_bounded = 1 <= most <= MAX_TOKENS and math.isfinite(temperature)
+    if not (is_bounded and 0 < len(messages) <= _MAX_MESSAGES):
         detail = (
             f"send `messages` (a JSON list of role and content, 1 to {_MAX_MESSAGES} messages), "
-            f"`max_tokens` (1 to {MAX_TOKENS}) and `temperature` (a number)"
+            f"`max_tokens` (1 to {MAX_TOKENS}) and `temperature` (a number), or these empty"
         )
         raise RefusedError.of(_BAD_REQUEST, detail)
     document = {
         "model": f"{endpoint.name}:{version}" if version else endpoint.name,
         "messages": messages,
-        "max_tokens": most,
-        "temperature": temperature,
+        **settings,
         "stream": True,
         "stream_options": {"include_usage": True},
     }

@@ -92,6 +92,14 @@ def test_answers_of_two_versions_come_as_they_are_generated(
     roles = [message["role"] for message in sent["messages"]]
     assert roles == ["user", "assistant", "user"]
     assert (sent["stream"], sent["max_tokens"]) == (True, 256)
+    assert "temperature" not in sent
+    page.get_by_label("Maximum tokens").fill("")
+    page.get_by_label("Temperature").fill("0.5")
+    say(page, "once more", pause_s=0)
+    expect(first.locator(".message.assistant")).to_have_count(3)
+    expect(page.get_by_role("button", name="Send")).to_be_enabled(timeout=20_000)
+    sent = stub.seen()[-1]["body"]
+    assert ("max_tokens" in sent, sent["temperature"]) == (False, 0.5)
 
 
 def test_a_stopped_answer_ends_the_generation(page: Page, site: Site, stub: Stub) -> None:

@@ -67,6 +67,7 @@ async def test_only_language_models_have_a_playground(chats: ControlPlane) -> No
         ({"messages": "[]"}, 400, "1 to 200 messages"),
         ({"messages": '[{"role": "user", "content": "a", "model": "other"}]'}, 400, "JSON list"),
         ({"max_tokens": "0"}, 400, "`max_tokens`"),
+        ({"max_tokens": "many"}, 400, "`max_tokens`"),
         ({"temperature": "nan"}, 400, "a number"),
         ({"temperature": '0, "model": "other"'}, 400, "`temperature`"),
     ],
