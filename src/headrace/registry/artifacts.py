@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
 
 from headrace.core import (
     VARIABLE,
@@ -24,8 +23,6 @@ from headrace.core import (
 )
 from headrace.core.files import TEMPORARY, move, sync_directory
 from headrace.registry.index import ModelVersion, StoredFile
-
-_MIN_SHARED_BYTES: Final = 1 << 20
 
 
 class ArtifactStore:
@@ -55,23 +52,20 @@ class ArtifactStore:
     def share(
         self, staged: Path, files: Sequence[StoredFile], versions: Sequence[ModelVersion]
     ) -> None:
-        """Replace staged files by hard links to equal ones of stored versions, to save space.
-
-        Files below 1 MiB, and those that cannot be linked, stay.
-        """
+        """Replace staged files by hard links to equal files of versions, if they can be linked."""
         stored = {
             file.sha256: self.path(version.digest) / version.filename / file.path
             for version in versions
             for file in version.files
         }
         for file in files:
-            source, copy = stored.get(file.sha256), staged / file.path
-            if source is not None and file.size_bytes >= _MIN_SHARED_BYTES:
-                link = copy.with_name(f"{copy.name}{TEMPORARY}")
-                with suppress(OSError):
-                    if filecmp.cmp(source, copy, shallow=False):  # else the stored one is damaged
-                        link.hardlink_to(source)
-                        link.replace(copy)
+            copy = staged / file.path
+            source, link = stored.get(file.sha256), copy.with_name(f"{copy.name}{TEMPORARY}")
+            with suppress(OSError):
+                # The bytes differ if the stored file is damaged.
+                if source is not None and filecmp.cmp(source, copy, shallow=False):
+                    link.hardlink_to(source)
+                    link.replace(copy)
 
     def publish(self, staged: Path, digest: Digest) -> None:
         """Move a staged directory into place atomically, replacing a damaged artifact."""

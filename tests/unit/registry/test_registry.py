@@ -349,8 +349,8 @@ def test_gc_deletes_what_no_version_refers_to(registry: Registry, make_file: Mak
 
 @pytest.fixture
 def versions(registry: Registry, make_file: MakeFile) -> tuple[ModelVersion, ModelVersion]:
-    """Two directories with one file of 1 MiB, and a small one that differs."""
-    large = make_file("w" * (1 << 20), "large")
+    """The file `large`, and a directory with it and another file."""
+    large = make_file("weights", "large")
     first = registry.push("m", large)
     make_file("1", "a")
     second = registry.push("m", large.parent)
@@ -358,11 +358,11 @@ def versions(registry: Registry, make_file: MakeFile) -> tuple[ModelVersion, Mod
     return first, second
 
 
-def test_versions_with_an_equal_large_file_store_it_once(
+def test_versions_with_an_equal_file_store_it_once(
     registry: Registry, make_file: MakeFile, versions: tuple[ModelVersion, ModelVersion]
 ) -> None:
     make_file("2", "a")
-    third = registry.push("n", make_file("w" * (1 << 20), "large").parent)
+    third = registry.push("n", make_file("weights", "large").parent)
     paths = [registry.path(version) for version in (*versions, third)]
 
     assert len({path.stat().st_ino for path in (paths[0], *(p / "large" for p in paths[1:]))}) == 1
@@ -387,7 +387,7 @@ def test_a_damaged_file_is_not_shared(
     flip_bit(registry.path(versions[0]))
     make_file("2", "a")
 
-    registry.verify(registry.push("m", make_file("w" * (1 << 20), "large").parent))
+    registry.verify(registry.push("m", make_file("weights", "large").parent))
 
 
 def test_a_file_that_cannot_be_linked_is_stored_again(
@@ -397,7 +397,7 @@ def test_a_file_that_cannot_be_linked_is_stored_again(
         raise OSError(errno.EPERM, "not permitted")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    first = registry.push("m", make_file("w" * (1 << 20), "large"))
+    first = registry.push("m", make_file("weights", "large"))
     second = registry.push("m", make_file("1", "a").parent)
 
     registry.verify(second)
