@@ -7,7 +7,13 @@ from typing import Self
 
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata
 from headrace.client.conversation import Conversation, ResultT, RetryPolicy
-from headrace.client.credentials import FilePath, connection_options, parse_target, trust_of
+from headrace.client.credentials import (
+    FilePath,
+    KeyFile,
+    connection_options,
+    parse_target,
+    trust_of,
+)
 from headrace.client.session import ClientSession
 from headrace.client.tensors import TensorLike
 from headrace.client.wires import blocking_transport, run_blocking, wire_for
@@ -34,7 +40,8 @@ class Client:
     Args:
         url: `http[s]://HOST:PORT`, `grpc[s]://HOST:PORT` or, for HTTP, `unix:/PATH`.
         timeout_s: Timeout of each call, retries and pauses included; None waits forever.
-        api_key: API key; None takes the environment variable `HEADRACE_API_KEY`, if it is set.
+        api_key: API key, or its file; None takes the environment variable `HEADRACE_API_KEY`, if it
+            is set.
         token: Bearer token (JWT).
         ca_file: Certificate authorities (PEM) of the server; None takes the machine's.
         client_certificate: Files (PEM) of a client certificate and its key, for mutual TLS.
@@ -54,7 +61,7 @@ class Client:
         url: str = "http://127.0.0.1:8000",
         *,
         timeout_s: float | None = 60.0,
-        api_key: str | None = None,
+        api_key: str | KeyFile | None = None,
         token: str | None = None,
         ca_file: FilePath | None = None,
         client_certificate: tuple[FilePath, FilePath] | None = None,

@@ -18,6 +18,7 @@ from headrace.core import (
     DeadlineExceededError,
     HeadraceError,
     OverloadedError,
+    SystemClock,
     UnavailableError,
 )
 from headrace.core.backoff import Backoff
@@ -160,7 +161,12 @@ class Attempts:
 
     @classmethod
     def of_offline_run(
-        cls, *, timeout_s: float, retry_for_s: float, clock: Clock, random: Random
+        cls,
+        *,
+        timeout_s: float,
+        retry_for_s: float,
+        clock: Clock | None = None,
+        random: Random | None = None,
     ) -> "Attempts":
         """Return the attempts of a run that waits for an overloaded or restarting server.
 
@@ -176,8 +182,8 @@ class Attempts:
                 max_retry_after_s=retry_for_s,
             ),
             budget=RetryBudget(ratio=0.0, reserve=math.inf),
-            clock=clock,
-            random=random,
+            clock=clock or SystemClock(),
+            random=random or Random(),  # noqa: S311  # jitter, no secret
             attempt_timeout_s=timeout_s,
             retry_for_s=retry_for_s,
         )

@@ -1,10 +1,13 @@
 """Target of a client: the server of a URL, and the credentials for it."""
 
 import ipaddress
+import math
 import os
 import re
 import ssl
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -12,7 +15,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from headrace.core import InvalidArgumentError
+from headrace.core import (
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    error_kind,
+)
 
 _TLS: Final = {"http": False, "https": True, "grpc": False, "grpcs": True}
 _FORMS: Final = "http://HOST:PORT, https://…, grpc://HOST:PORT, grpcs://… or unix:/PATH"
@@ -90,6 +98,8 @@ def _refused(url: str, reason: str) -> InvalidArgumentError:
 
 KEY_HEADER: Final = "x-api-key"
 _KEY_VARIABLE: Final = "HEADRACE_API_KEY"
+_KEY_INTERVAL_S: Final = 1.0
+_REFUSALS: Final = frozenset({401, 403})
 _SECRET: Final = frozenset({KEY_HEADER, "authorization", "proxy-authorization", "cookie"})
 """Authentication headers; anyone who reads them can impersonate the caller."""
 _VISIBLE: Final = re.compile(r"[!-~]{1,16384}")
@@ -110,16 +120,58 @@ class Trust:
     """Name that the server's certificate must contain; empty for the URL's host."""
 
 
+@dataclass(slots=True)
+class KeyFile:
+    """File with an API key, which is read again after a refusal, at most once per second.
+
+    Raises:
+        FailedPreconditionError: The file cannot be read at first.
+        InvalidArgumentError: It holds no key at first.
+    """
+
+    path: Path
+    clock: Callable[[], float] = time.monotonic
+    key: str = field(init=False, repr=False)
+    _next_at: float = field(init=False, default=-math.inf)
+
+    def __post_init__(self) -> None:
+        self.key = self._read()
+
+    def read_again(self) -> None:
+        """Take the key that the file holds now; keep the last one if there is none."""
+        now = self.clock()
+        if now >= self._next_at:
+            self._next_at = now + _KEY_INTERVAL_S
+            with suppress(HeadraceError):
+                self.key = self._read()
+
+    def _read(self) -> str:
+        try:
+            key = self.path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"cannot read the API key in {self.path}: {error_kind(error)}"
+            raise FailedPreconditionError(msg) from None
+        return _checked(f"the file {self.path}", key)
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials(httpx.Auth):
     """Authentication headers. They are added just before sending and never displayed."""
 
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    key_file: KeyFile | None = None
+    """Source of the API key in `headers`; None for a fixed one."""
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Yield `request` with the headers."""
+        """Yield `request` with the headers, and again if the refused key was replaced."""
         request.headers.update(self.headers)
-        yield request
+        response = yield request
+        if self.key_file is not None and response.status_code in _REFUSALS:
+            self.key_file.read_again()
+            self.headers[KEY_HEADER] = self.key_file.key
+            if request.headers[KEY_HEADER] != self.key_file.key:
+                request.headers.update(self.headers)
+                yield request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +187,7 @@ def connection_options(
     target: ServerAddress,
     *,
     headers: Mapping[str, str] | None,
-    api_key: str | None,
+    api_key: str | KeyFile | None,
     token: str | None,
     trust: Trust,
     allow_insecure: bool,
@@ -151,7 +203,10 @@ def connection_options(
     secret = {name: value for name, value in lowered.items() if name in _SECRET}
     if api_key is None and token is None and not secret:
         api_key = environ.get(_KEY_VARIABLE)
-    if api_key:
+    key_file = api_key if isinstance(api_key, KeyFile) else None
+    if isinstance(api_key, KeyFile):
+        secret[KEY_HEADER] = api_key.key
+    elif api_key:
         secret[KEY_HEADER] = _checked("api_key", api_key)
     if token:
         secret["authorization"] = f"Bearer {_checked('token', token)}"
@@ -167,7 +222,7 @@ def connection_options(
             f"ca_file, client_certificate and server_name are for TLS: use {target.protocol}s://"
         )
     others = {name: value for name, value in lowered.items() if name not in _SECRET}
-    return ConnectionOptions(headers=others, credentials=Credentials(secret), trust=trust)
+    return ConnectionOptions(headers=others, credentials=Credentials(secret, key_file), trust=trust)
 
 
 def trust_of(

@@ -8,9 +8,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple, Protocol
 
+from headrace.client import NO_RETRIES, Client
+from headrace.client.conversation import Attempts
+from headrace.client.credentials import KeyFile, connection_options, parse_target, trust_of
+from headrace.client.wires import blocking_transport
 from headrace.core import (
     Clock,
     HeadraceError,
@@ -23,16 +28,16 @@ from headrace.core.priorities import DEFAULT_LEVEL
 from headrace.core.spec.stream_parts import FormatKind
 from headrace.engine import BatchQueue, Ticket, usable_cores
 from headrace.engine.collate import Shapes, join, split
+from headrace.scoring.endpoint import EndpointModel, OpenAIModel, endpoint_scorer
 from headrace.scoring.loading import load
 from headrace.scoring.scorer import ScoredRows, Scorer
 from headrace.streaming.codec import NO_ADDED_FIELDS, Added, Codec, EncodedAnswer, ShapeGroup
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.endpoint import endpoint_scorer
 from headrace.streaming.feature_push import Pusher, make_pusher
 from headrace.streaming.in_flight import Outcome, ScoringBatch, is_retryable
 from headrace.streaming.poll_loop import Finished
 from headrace.streaming.records import Record
-from headrace.streaming.settings import WorkerSettings
+from headrace.streaming.settings import ScoringEndpoint, WorkerSettings
 from headrace.streaming.writer import Result, ResultWriter, TooOldError
 
 _MAX_THREADS: Final = 4
@@ -286,15 +291,44 @@ def load_scorer(settings: WorkerSettings) -> Scorer | None:
         HeadraceError: The model or the endpoint is not available.
     """
     if settings.endpoint is not None:
-        return endpoint_scorer(
-            settings.endpoint,
-            max_batch_size=settings.max_batch_size,
-            has_bodies=settings.format.kind is FormatKind.OPENAI,
-        )
+        return _load_endpoint(settings, settings.endpoint)
     model = settings.model
     if model is None:
         return None
     return Scorer(load(model), name=model.model_name, version=model.model_version)
+
+
+def _load_endpoint(settings: WorkerSettings, endpoint: ScoringEndpoint) -> Scorer:
+    """Return a scorer that calls an endpoint. The stream retries, so it does not."""
+    name, version = endpoint.name, endpoint.version
+    key = KeyFile(Path(endpoint.api_key_file)) if endpoint.api_key_file else None
+    model: EndpointModel | OpenAIModel
+    if endpoint.openai is not None:
+        target, trust = parse_target(endpoint.url), trust_of(endpoint.ca_file or None, None, "")
+        options = connection_options(
+            target, headers=None, api_key=key, token=None, trust=trust, allow_insecure=False
+        )
+        model = OpenAIModel(
+            blocking_transport(target, options),
+            f"{name}:{version}" if version else name,
+            endpoint.openai,
+            Attempts.of_offline_run(timeout_s=endpoint.timeout_s, retry_for_s=0.0),
+            has_bodies=settings.format.kind is FormatKind.OPENAI,
+        )
+    else:
+        client = Client(
+            endpoint.url,
+            timeout_s=endpoint.timeout_s,
+            api_key=key,
+            ca_file=endpoint.ca_file or None,
+            retry=NO_RETRIES,
+        )
+        try:
+            model = EndpointModel(client, name, version)
+        except HeadraceError:
+            client.close()
+            raise
+    return endpoint_scorer(model, name, version=version, max_batch_size=settings.max_batch_size)
 
 
 def make_stages(settings: WorkerSettings, scorer: Scorer | None) -> list[Stages]:

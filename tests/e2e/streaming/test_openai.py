@@ -192,6 +192,13 @@ def test_records_are_texts_to_embed_whole_bodies_or_plain_prompts(
         wait_for(lambda: len(read(broker, "vectors")) >= 50 and errors(broker, "vectors"))
         wait_for(lambda: read(broker, "responses") and errors(broker, "bodies"))
         wait_for(lambda: read(broker, "completions"))
+        # A new key needs no apply.
+        created = streams.shell.run("keys", "create", "later", "--scope", "infer:chat")
+        assert streams.shell.run("keys", "revoke", "pipeline").returncode == 0
+        send(kafka, "prompts", [{"any": "more"}])
+        wait_for(lambda: streams.json("status", "plain")["state"] == "retrying")
+        (streams.shell.folder / "key").write_text(created.stdout)
+        wait_for(lambda: len(read(broker, "completions")) == 2)
 
     found = documents(broker, "vectors")
     assert [document["question"] for document in found] == texts
@@ -204,7 +211,7 @@ def test_records_are_texts_to_embed_whole_bodies_or_plain_prompts(
     assert len(response["choices"]) == 2
     (error,) = errors(broker, "bodies")
     assert "'stream' is not possible" in error
-    assert [record.value for record in read(broker, "completions")] == [b"hello"]
+    assert [record.value for record in read(broker, "completions")] == [b"hello"] * 2
 
 
 SMOLLM2 = """

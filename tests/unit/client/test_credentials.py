@@ -8,12 +8,13 @@ from headrace.client import AsyncClient, Client
 from headrace.client.credentials import (
     ConnectionOptions,
     Credentials,
+    KeyFile,
     Trust,
     connection_options,
     parse_target,
     tls_context,
 )
-from headrace.core import InvalidArgumentError
+from headrace.core import FailedPreconditionError, InvalidArgumentError
 
 KEY = "hr_abc_0123456789"
 
@@ -103,6 +104,48 @@ def test_every_request_carries_the_credentials() -> None:
     flow = Credentials({"x-api-key": KEY}).auth_flow(request)
 
     assert next(flow).headers["x-api-key"] == KEY
+
+
+def _sent_keys(file: KeyFile, *statuses: int) -> list[str]:
+    """Keys of one request that a server answers with these statuses, one after the other."""
+    options = _manner("https://m", api_key=file)
+    flow = options.credentials.auth_flow(request := httpx.Request("GET", "https://m/v2"))
+    keys = [next(flow).headers["x-api-key"]]
+    for status in statuses:
+        try:
+            flow.send(httpx.Response(status, request=request))
+        except StopIteration:
+            break
+        keys.append(request.headers["x-api-key"])
+    return keys
+
+
+def test_a_refused_key_is_read_again_once_per_second_and_sent_if_it_changed(
+    tmp_path: Path,
+) -> None:
+    path, now = tmp_path / "key", [0.0]
+    path.write_text("first\n")
+    file = KeyFile(path, clock=lambda: now[0])
+
+    assert _sent_keys(file, 403) == ["first"]
+    path.write_text("hr_second")
+    assert _sent_keys(file, 200) == ["first"]
+    assert _sent_keys(file, 401) == ["first"]
+    now[0] += 1.0
+    assert _sent_keys(file, 401, 401) == ["first", "hr_second"]
+    path.unlink()
+    now[0] += 1.0
+    assert _sent_keys(file, 401) == ["hr_second"]
+    assert "hr_second" not in repr(file)
+
+
+def test_a_key_file_without_a_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+
+    with pytest.raises(FailedPreconditionError, match="none"):
+        KeyFile(tmp_path / "none")
+    with pytest.raises(InvalidArgumentError, match="empty"):
+        KeyFile(tmp_path / "empty")
 
 
 def test_another_address_that_a_server_names_is_not_followed() -> None:

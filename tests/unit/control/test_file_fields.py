@@ -20,8 +20,8 @@ from headrace.core.spec.part import SpecPart
 from headrace.registry.index import decode_version
 from headrace.registry.shared_content import decode_manifest
 from headrace.registry.signing import read_public_keys
-from headrace.streaming.endpoint import endpoint_scorer
-from headrace.streaming.settings import ScoringEndpoint
+from headrace.streaming.scorer import load_scorer
+from headrace.streaming.settings import ScoringEndpoint, WorkerSettings
 from tests.secret_files import leaked, secret_contents, write_secret
 
 pytestmark = pytest.mark.slow
@@ -43,8 +43,11 @@ def _upstream_key(path: Path) -> object:
 
 
 def _api_key(path: Path) -> object:
-    settings = ScoringEndpoint(url="http://127.0.0.1:9", name="x", api_key_file=str(path))
-    return endpoint_scorer(settings, max_batch_size=1)
+    endpoint = ScoringEndpoint(url="http://127.0.0.1:9", name="x", api_key_file=str(path))
+    settings = WorkerSettings(
+        name="s", broker="", topics=["t"], group="", member="", endpoint=endpoint
+    )
+    return load_scorer(settings)
 
 
 READERS: Final[dict[str, Read]] = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.client import Client, ConnectionLostError, ProtocolError
-from headrace.client.conversation import SendMessage
+from headrace.client.conversation import Attempts, SendMessage
 from headrace.client.http_transport import HttpReply
 from headrace.core import (
     Array,
@@ -31,15 +31,12 @@ from headrace.core.spec.stream_parts import (
     StreamOpenAISpec,
     StreamOutputSpec,
 )
-from headrace.engine import ServiceTimes
-from headrace.scoring.loading import LoadedModel
-from headrace.scoring.scorer import Scorer
+from headrace.scoring.endpoint import EndpointModel, OpenAIModel, endpoint_scorer
 from headrace.streaming.codec import EncodedAnswer
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.endpoint import EndpointModel, OpenAIModel
 from headrace.streaming.in_flight import is_retryable
 from headrace.streaming.scorer import RecordScorer
-from headrace.streaming.settings import ScoringEndpoint, WorkerSettings
+from headrace.streaming.settings import WorkerSettings
 from tests.unit.streaming.parts import MATRIX, records
 
 LONGEST = 8
@@ -68,7 +65,7 @@ class Server:
 
 def model(said: HeadraceError | None = None) -> EndpointModel:
     client = cast("Client", Server(said))
-    return EndpointModel(client, ScoringEndpoint(url="http://x", name="m", version="2"))
+    return EndpointModel(client, "m", "2")
 
 
 def test_an_endpoint_answers_as_a_model_does() -> None:
@@ -126,8 +123,9 @@ class Gateway:
 
 
 def openai_model(gateway: Gateway, *, has_bodies: bool = False, **values: Any) -> OpenAIModel:  # noqa: ANN401  # as the spec
-    settings = ScoringEndpoint(url="http://x", name="chat", version="2")
-    return OpenAIModel(gateway, settings, StreamOpenAISpec(**values), has_bodies=has_bodies)
+    attempts = Attempts.of_offline_run(timeout_s=60.0, retry_for_s=0.0)
+    call = StreamOpenAISpec(**values)
+    return OpenAIModel(gateway, "chat:2", call, attempts, has_bodies=has_bodies)
 
 
 def column(*values: object) -> Array:
@@ -201,6 +199,17 @@ def test_vectors_of_another_size_are_asked_for_once_more() -> None:
     assert embedder.run({"text": column("a")})["embedding"].tolist() == [[1.0]]
 
 
+def test_a_fixed_size_is_in_the_signature_and_other_vectors_are_refused() -> None:
+    gateway = Gateway(vectors([1.0, 2.0]), *(vectors([1.0]) for _ in range(2)))
+    embedder = openai_model(gateway, path=OpenAIPath.EMBEDDINGS)
+
+    assert embedder.fix_size() == 2
+    assert embedder.signature.outputs[0].shape == (-1, 2)
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="not 2; it serves another model: run the job"):
+            embedder.run({"text": column("a")})
+
+
 def test_a_body_keeps_its_fields_but_not_its_model() -> None:
     gateway = Gateway(CHAT)
     record = b'{"model": "other", "stream": false, "messages": [], "max_tokens": 2, "top_p": 0.10}'
@@ -260,14 +269,7 @@ class Encoder(Gateway):
 def test_a_refused_text_fails_alone_and_others_share_requests(texts: list[str]) -> None:
     gateway = Encoder()
     model = openai_model(gateway, path=OpenAIPath.EMBEDDINGS)
-    loaded = LoadedModel(
-        model=model,
-        runtime="endpoint",
-        signature=model.signature,
-        times=ServiceTimes(max_batch_size=8),
-        plan=None,
-    )
-    scorer = Scorer(loaded, name="chat", version="")
+    scorer = endpoint_scorer(model, "chat", max_batch_size=8)
     output = StreamOutputSpec(fields=["question"])
     settings = WorkerSettings(
         name="s",
@@ -284,12 +286,12 @@ def test_a_refused_text_fails_alone_and_others_share_requests(texts: list[str]) 
     results = scores.answer(records(*values))
 
     for text, result in zip(texts, results, strict=True):
-        if len(text) > LONGEST:
+        if not 0 < len(text) <= LONGEST:
             assert isinstance(result, InvalidArgumentError)
-            assert str(result) == "too long"
+            assert str(result) == ("too long" if text else "the text is empty")
         else:
             assert isinstance(result, EncodedAnswer)
             answer = {"question": text, "embedding": [float(len(text))]}
             assert json.loads(result.value or b"") == answer
-    if max(map(len, texts)) <= LONGEST:
+    if all(0 < len(text) <= LONGEST for text in texts):
         assert gateway.requests == [texts]

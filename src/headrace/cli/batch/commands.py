@@ -4,7 +4,7 @@
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -311,19 +311,11 @@ def embed(
 
     target = plane.target()
     run_options = RunOptions(
-        output=options.output,
+        **{field.name: getattr(options, field.name) for field in fields(DatasetOptions)},
         model=options.endpoint,
         source=source,
         mapping=[f"{TEXT}={options.column}"],
         input_format=options.input_format,
-        sql=options.sql,
-        sql_key=options.sql_key,
-        keys=options.keys,
-        output_format=options.output_format,
-        errors=options.errors,
-        max_errors=options.max_errors,
-        resume=options.resume,
-        run_id=options.run_id,
         chunk_rows=options.texts,
         workers=options.concurrency,
     )

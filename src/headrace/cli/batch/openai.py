@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -158,7 +157,6 @@ def openai(
 
         async def run() -> BatchCounts:
             transport = async_transport(server, connections)
-            clock = SystemClock()
             batch = OpenaiBatch(
                 input=requests,
                 output=options.output,
@@ -168,12 +166,9 @@ def openai(
                 expires_at=options.expires_at,
                 is_cancelled=options.cancelled,
                 transport=transport,
-                clock=clock,
+                clock=SystemClock(),
                 attempts=Attempts.of_offline_run(
-                    timeout_s=options.timeout_s,
-                    retry_for_s=options.retry_for_s,
-                    clock=clock,
-                    random=Random(),  # noqa: S311  # jitter, no secret
+                    timeout_s=options.timeout_s, retry_for_s=options.retry_for_s
                 ),
                 on_progress=on_progress,
             )
@@ -221,31 +216,25 @@ def open_embeddings(
     from headrace.cli.batch.model import Chosen
     from headrace.client.conversation import Attempts
     from headrace.client.wires import blocking_transport
-    from headrace.core import ReplicaSettings, SystemClock
-    from headrace.core.encoders import EMBEDDING
-    from headrace.jobs.embeddings import EmbeddingsEndpoint
+    from headrace.core import ReplicaSettings
+    from headrace.core.spec.stream_parts import OpenAIPath, StreamOpenAISpec
     from headrace.jobs.messages import JobModel
+    from headrace.scoring.endpoint import OpenAIModel, endpoint_scorer
 
-    server, connections = gateway_connection(url, caller, lambda: target)
-    scorer = EmbeddingsEndpoint(
-        transport=blocking_transport(server, connections),
-        endpoint=options.endpoint,
-        dimensions=options.dimensions,
-        attempts=Attempts.of_offline_run(
-            timeout_s=options.timeout_s,
-            retry_for_s=options.retry_for_s,
-            clock=SystemClock(),
-            random=Random(),  # noqa: S311  # jitter, no secret
-        ),
-    ).load()
-    output = scorer.signature.output(EMBEDDING)
-    assert output is not None
-    words = f"{options.endpoint} {output.shape[1]}"
-    model = JobModel(
-        reference=options.endpoint,
+    name, body = options.endpoint, {}
+    if options.dimensions is not None:
+        body["dimensions"] = options.dimensions
+    attempts = Attempts.of_offline_run(timeout_s=options.timeout_s, retry_for_s=options.retry_for_s)
+    transport = blocking_transport(*gateway_connection(url, caller, lambda: target))
+    call = StreamOpenAISpec(path=OpenAIPath.EMBEDDINGS, body=body)
+    model = OpenAIModel(transport, name, call, attempts)
+    words = f"{name} {model.fix_size()}"
+    job_model = JobModel(
+        reference=name,
         version="",
         digest=f"sha256:{hashlib.sha256(words.encode()).hexdigest()}",
         runtime="openai",
     )
-    settings = ReplicaSettings(model_name=options.endpoint, model_version="", path="")
-    return Chosen(job_model=model, settings=settings), scorer
+    settings = ReplicaSettings(model_name=name, model_version="", path="")
+    scorer = endpoint_scorer(model, name, max_batch_size=options.texts)
+    return Chosen(job_model=job_model, settings=settings), scorer
