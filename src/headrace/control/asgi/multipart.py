@@ -7,14 +7,13 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Final
 
 from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from headrace.core import InvalidArgumentError
 
 _MAX_FIELDS: Final = 16
 _MOST_FIELD_BYTES: Final = 4096
-_MOST_HEADER_BYTES: Final = 4096
 
 
 @dataclass(slots=True)
@@ -38,7 +37,6 @@ class MultipartBody:
     _has_ended: bool = False
     _header: bytearray = field(default_factory=bytearray)
     _value: bytearray = field(default_factory=bytearray)
-    _headers: dict[str, bytes] = field(default_factory=dict)
     _name: str = ""
     _data: bytearray = field(default_factory=bytearray)
     _is_file: bool = False
@@ -48,18 +46,21 @@ class MultipartBody:
         boundary = options.get(b"boundary", b"")
         if kind != b"multipart/form-data" or not boundary:
             raise self.refusal("the form was not sent as multipart/form-data")
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": self._add_header_name,
-                "on_header_value": self._add_header_value,
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._end_headers,
-                "on_part_data": self._add_data,
-                "on_part_end": self._end_part,
-            },
-        )
+        try:
+            # The parser bounds headers: 8 of 4 KiB for each part.
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_field": lambda data, a, b: self._header.extend(data[a:b]),
+                    "on_header_value": lambda data, a, b: self._value.extend(data[a:b]),
+                    "on_header_end": self._end_header,
+                    "on_part_data": self._add_data,
+                    "on_part_end": self._end_part,
+                },
+            )
+        except FormParserError as error:
+            raise self.refusal(f"malformed form: {error}") from None
 
     async def file_name(self) -> str:
         """Read up to the file's content; return the file's name, empty without a file."""
@@ -93,46 +94,36 @@ class MultipartBody:
             if chunk:
                 try:
                     self._parser.write(chunk)
-                except MultipartParseError as error:
+                except FormParserError as error:
                     raise self.refusal(f"malformed form: {error}") from None
                 return True
         return False
 
     def _begin(self) -> None:
-        self._headers.clear()
+        self._name = ""
         self._data.clear()
 
-    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._add(self._header, data[start:end], _MOST_HEADER_BYTES)
-
-    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._add(self._value, data[start:end], _MOST_HEADER_BYTES)
-
     def _end_header(self) -> None:
-        self._headers[self._header.decode("latin-1").lower()] = bytes(self._value)
+        if self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(bytes(self._value))
+            self._name = options.get(b"name", b"").decode("utf-8", "replace")
+            self._is_file = b"filename" in options and self._filename is None
+            if self._is_file:
+                self._filename = options[b"filename"].decode("utf-8", "replace")
         self._header.clear()
         self._value.clear()
-
-    def _end_headers(self) -> None:
-        _, options = parse_options_header(self._headers.get("content-disposition", b""))
-        self._name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._is_file = b"filename" in options and self._filename is None
-        if self._is_file:
-            self._filename = options[b"filename"].decode("utf-8", "replace")
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
             self._file.append(data[start:end])
-        else:
-            self._add(self._data, data[start:end], _MOST_FIELD_BYTES)
+            return
+        self._data += data[start:end]
+        if len(self._data) > _MOST_FIELD_BYTES:
+            msg = f"a field of the form has more than {_MOST_FIELD_BYTES} bytes"
+            raise self.refusal(msg)
 
     def _end_part(self) -> None:
         if self._is_file:
             self._has_ended, self._is_file = True, False
         elif len(self.fields) < _MAX_FIELDS:
             self.fields[self._name] = self._data.decode("utf-8", "replace")
-
-    def _add(self, buffer: bytearray, data: bytes, most: int) -> None:
-        buffer += data
-        if len(buffer) > most:
-            raise self.refusal(f"a field of the form has more than {most} bytes")
