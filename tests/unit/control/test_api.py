@@ -263,9 +263,10 @@ async def test_the_other_ports_have_their_own_routes_only(plane: ControlPlane) -
     ):
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://any.name") as client:
-            answers.append((await client.get(path)).status_code)
+            answers.append(await client.get(path))
 
-    assert answers == [200, 404, 200, 404, 404]
+    assert [answer.status_code for answer in answers] == [200, 404, 200, 404, 404]
+    assert answers[-1].json()["error"]["message"] == "Not Found: GET /v1/files"
 
 
 async def test_logs_are_text_or_json_and_of_known_sources(

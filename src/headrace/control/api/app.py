@@ -1,9 +1,10 @@
 """Management API over HTTP. Imported late because FastAPI loads slower than a replica."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Final
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -12,7 +13,7 @@ from headrace import __version__
 from headrace.control.api.access import add_access, add_login
 from headrace.control.api.alerts import add_alerts
 from headrace.control.api.answers import describe_documents
-from headrace.control.api.bulk import BULK_PREFIXES, build_bulk
+from headrace.control.api.bulk import BULK_PREFIXES, add_batches, add_files
 from headrace.control.api.endpoints import add_endpoints
 from headrace.control.api.events import add_events, add_logs
 from headrace.control.api.features import add_drift, add_features
@@ -33,9 +34,7 @@ from headrace.control.asgi.guards import (
     App,
     BodyLimit,
     HostGuard,
-    Receive,
-    Scope,
-    Send,
+    ProblemDocument,
     problem_body,
     problem_of,
 )
@@ -46,6 +45,7 @@ from headrace.control.plane.metrics import all_metrics
 from headrace.core import Code, HeadraceError
 from headrace.core.spec.parse import SpecMistake
 from headrace.observe.metrics import Families
+from headrace.protocol.openai import encode_openai_error
 
 _BAD_REQUEST: Final = 400
 _HTTP_CODES: Final = {
@@ -155,25 +155,31 @@ def build_gateway_answers(plane: ControlPlane, *, is_local: bool) -> App:
     _add_errors(api)
     add_statistics(api, plane)
     add_grpc_statistics(api, plane)
-    if not is_local:
-        return FromGateway(app=api)
-    bulk = build_bulk(plane)
+    if is_local:
+        add_files(api, plane)
+        add_batches(api, plane)
+    return FromGateway(app=api)
 
-    async def by_path(scope: Scope, receive: Receive, send: Send) -> None:
-        is_bulk = scope["type"] == "http" and scope["path"].startswith(BULK_PREFIXES)
-        await (bulk if is_bulk else api)(scope, receive, send)
 
-    return FromGateway(app=by_path)
+def _problem(
+    request: Request, status: int, body: bytes, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a problem document, or an error in OpenAI's form if the path is of its API."""
+    if not request.url.path.startswith(BULK_PREFIXES):
+        return Response(body, status, headers, media_type=PROBLEM_TYPE)
+    detail = msgspec.json.decode(body, type=ProblemDocument).detail
+    content = encode_openai_error(HeadraceError(detail), status)
+    return Response(content, status, headers, media_type="application/json")
 
 
 def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(HeadraceError)
-    async def headrace_error(_request: Request, error: HeadraceError) -> Response:
+    async def headrace_error(request: Request, error: HeadraceError) -> Response:
         status, body = problem_of(error)
         headers = {}
         if error.retry_after_s is not None:
             headers["retry-after"] = str(max(round(error.retry_after_s), 1))
-        return Response(body, status, headers, media_type=PROBLEM_TYPE)
+        return _problem(request, status, body, headers)
 
     @api.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
@@ -192,26 +198,26 @@ def _add_errors(api: FastAPI) -> None:
             detail="; ".join(map(str, mistakes)),
             mistakes=mistakes,
         )
-        return Response(body, _BAD_REQUEST, media_type=PROBLEM_TYPE)
+        return _problem(request, _BAD_REQUEST, body)
 
     @api.exception_handler(HTTPException)
     async def by_status(request: Request, error: HTTPException) -> Response:
         code = _HTTP_CODES.get(error.status_code, Code.UNKNOWN)
         detail = f"{error.detail}: {request.method} {request.url.path}"
         body = problem_body(status=error.status_code, code=code, detail=detail)
-        return Response(body, error.status_code, error.headers, media_type=PROBLEM_TYPE)
+        return _problem(request, error.status_code, body, error.headers)
 
     @api.exception_handler(RecursionError)
-    async def nested(_request: Request, _error: RecursionError) -> Response:
+    async def nested(request: Request, _error: RecursionError) -> Response:
         # Only code that walks a caller's document recurses here.
         detail = "the document is nested too deeply"
         code = Code.INVALID_ARGUMENT
         body = problem_body(status=_BAD_REQUEST, code=code, detail=detail)
-        return Response(body, _BAD_REQUEST, media_type=PROBLEM_TYPE)
+        return _problem(request, _BAD_REQUEST, body)
 
     @api.exception_handler(Exception)
-    async def unexpected(_request: Request, _error: Exception) -> Response:
+    async def unexpected(request: Request, _error: Exception) -> Response:
         # The traceback goes to the log; the caller only learns that it exists.
         detail = "internal error; the control plane's log has the details"
         body = problem_body(status=500, code=Code.INTERNAL, detail=detail)
-        return Response(body, 500, media_type=PROBLEM_TYPE)
+        return _problem(request, 500, body)

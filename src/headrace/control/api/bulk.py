@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from headrace.control.api.answers import answer
@@ -21,7 +20,6 @@ from headrace.control.jobs.bulk import BATCH_PURPOSE, INTERNAL, BulkBatch, BulkF
 from headrace.control.model.credentials import CredentialKind
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import (
-    HeadraceError,
     InvalidArgumentError,
     NotFoundError,
     PayloadTooLargeError,
@@ -30,14 +28,11 @@ from headrace.core import (
 )
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.headers import CALLER_HEADER
-from headrace.protocol import http_status
-from headrace.protocol.openai import encode_openai_error
 
 BULK_PREFIXES: Final = ("/v1/files", "/v1/batches")
 MAX_PAGE: Final = 100
 MAX_FILES_PAGE: Final = 10_000
 _MAX_BODY_BYTES: Final = 64 << 10
-_JSON: Final = "application/json"
 _LINES: Final = "application/jsonl"
 
 
@@ -86,17 +81,9 @@ async def _owner(caller: Caller) -> str:
 Owner = Annotated[str, Depends(_owner)]
 
 
-def build_bulk(plane: ControlPlane) -> FastAPI:
-    """Return the application of files and batches."""
-    api = FastAPI(openapi_url=None, redirect_slashes=False)
+def add_files(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of files."""
     api.state.plane = plane
-    _add_errors(api)
-    _add_files(api, plane)
-    _add_batches(api, plane)
-    return api
-
-
-def _add_files(api: FastAPI, plane: ControlPlane) -> None:
     store = plane.workloads.bulk.store
 
     @api.post("/v1/files")
@@ -148,7 +135,8 @@ def _add_files(api: FastAPI, plane: ControlPlane) -> None:
         return answer({"id": file_id, "object": "file", "deleted": True})
 
 
-def _add_batches(api: FastAPI, plane: ControlPlane) -> None:
+def add_batches(api: FastAPI, plane: ControlPlane) -> None:
+    """Add the routes of batches, beside those of files."""
     runner = plane.workloads.bulk
     store = runner.store
 
@@ -200,29 +188,3 @@ def page(items: Sequence[BulkFile | BulkBatch], *, after: str, limit: int) -> di
         "last_id": some[-1] if some else None,
         "has_more": len(items) > start + limit,
     }
-
-
-def _add_errors(api: FastAPI) -> None:
-    @api.exception_handler(HeadraceError)
-    async def headrace_error(_request: Request, error: HeadraceError) -> Response:
-        status, headers = http_status(error), {}
-        if error.retry_after_s is not None:
-            headers["retry-after"] = str(max(round(error.retry_after_s), 1))
-        return Response(encode_openai_error(error, status), status, headers, media_type=_JSON)
-
-    @api.exception_handler(RequestValidationError)
-    async def malformed(request: Request, error: RequestValidationError) -> Response:
-        text = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
-        return await headrace_error(request, InvalidArgumentError(text[:1000]))
-
-    @api.exception_handler(HTTPException)
-    @api.exception_handler(404)
-    @api.exception_handler(405)
-    async def by_status(request: Request, error: HTTPException) -> Response:
-        text = f"Invalid URL ({request.method} {request.url.path[:200]})"
-        return Response(
-            encode_openai_error(NotFoundError(text), error.status_code),
-            error.status_code,
-            error.headers,
-            media_type=_JSON,
-        )
