@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from headrace.core.errors import FailedPreconditionError, UnavailableError
+from headrace.core.errors import FailedPreconditionError, HeadraceError, UnavailableError
 
 TEMPORARY: Final = ".tmp"
 """Suffix of an incomplete file; a crash leaves `.NAME.HEX.tmp`."""
@@ -136,22 +136,23 @@ _POLL_S = 0.005
 
 
 @contextmanager
-def exclusive(file: Path, *, timeout_s: float) -> Iterator[None]:
+def exclusive(file: Path, *, timeout_s: float, busy: HeadraceError | None = None) -> Iterator[None]:
     """Hold the lock on `file` for the block; the kernel releases it if the process dies.
 
     Raises:
-        UnavailableError: Another process or thread held it for `timeout_s`.
+        HeadraceError: Another process or thread held it for `timeout_s`: `busy`, or without it an
+            UnavailableError.
     """
     # A separate descriptor per call, so that the lock also excludes other threads of this process.
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        _acquire(descriptor, file, timeout_s)
+        _acquire(descriptor, file, timeout_s, busy)
         yield
     finally:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, file: Path, timeout_s: float) -> None:
+def _acquire(descriptor: int, file: Path, timeout_s: float, busy: HeadraceError | None) -> None:
     give_up_at = time.monotonic() + timeout_s
     while True:
         try:
@@ -159,7 +160,7 @@ def _acquire(descriptor: int, file: Path, timeout_s: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= give_up_at:
                 msg = f"another process has held {file} for {timeout_s:g} s; try again"
-                raise UnavailableError(msg) from None
+                raise busy or UnavailableError(msg) from None
             time.sleep(_POLL_S)
         else:
             return

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import ArtifactCorruptError, FailedPreconditionError, UnavailableError
+from headrace.core import ArtifactCorruptError, FailedPreconditionError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import TEMPORARY, exclusive, replacing_output, sync_directory
 from headrace.jobs.messages import CompletedShard, JobRecord, OutputFile, Shard
@@ -39,13 +39,12 @@ class OutputFolder:
         Raises:
             FailedPreconditionError: Another run works here, or the folder cannot be created.
         """
+        msg = f"another run uses {self.path}; wait for it, or choose another folder"
+        busy = FailedPreconditionError(msg)
         with ExitStack() as stack:
             try:
                 self._own.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(exclusive(self._own / _LOCK, timeout_s=0.0))
-            except UnavailableError:
-                msg = f"another run uses {self.path}; wait for it, or choose another folder"
-                raise FailedPreconditionError(msg) from None
+                stack.enter_context(exclusive(self._own / _LOCK, timeout_s=0.0, busy=busy))
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 msg = f"{self.path} cannot be written to: {error.strerror or error}"
                 raise FailedPreconditionError(msg) from error

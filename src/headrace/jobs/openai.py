@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -25,7 +25,6 @@ from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
     InvalidArgumentError,
-    UnavailableError,
 )
 from headrace.core.files import exclusive, size_of
 from headrace.jobs.openai_lines import (
@@ -38,7 +37,6 @@ from headrace.jobs.openai_lines import (
     read_lines,
     read_reply,
     read_requests,
-    read_result,
 )
 from headrace.protocol import error_from_http
 
@@ -46,8 +44,6 @@ _RETRIED: Final = frozenset({429, 503})
 _UNAUTHENTICATED: Final = 401
 _DIGEST_CHARS: Final = 16
 _PROGRESS_INTERVAL_S: Final = 0.5
-_LINES_AT_ONCE: Final = 256
-"""Lines that a task reads before others run."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,31 +75,24 @@ class OpenaiBatch:
         """Send all lines without a result, and write the output. A complete batch is left alone.
 
         Raises:
-            FailedPreconditionError: Another run writes this output, or it is that of another input.
-            InvalidArgumentError: The input cannot be read.
+            FailedPreconditionError: Another run writes this output, it is that of another input, or
+                a file cannot be read or written.
             UnauthenticatedError: The first answer says that the credentials are not valid.
             UnavailableError: The gateway was not reachable for the time of `attempts`.
         """
         if self.output == self.error_file:
             raise InvalidArgumentError("the error file must differ from the output")
-        journal = self.output.with_name(f".{self.output.name}.partial")
+        path = self.output.with_name(f".{self.output.name}.partial")
+        msg = f"another run writes {self.output}; wait for it, or choose another output"
+        busy = FailedPreconditionError(msg)
         try:
-            file = self.input.open("rb")
-        except OSError as error:
-            raise InvalidArgumentError(f"{self.input}: {error.strerror}") from None
-        try:
-            with file, ExitStack() as lock:
+            with self.input.open("rb") as file, exclusive(path, timeout_s=0.0, busy=busy):
                 try:
-                    lock.enter_context(exclusive(journal, timeout_s=0.0))
-                except UnavailableError:
-                    msg = f"another run writes {self.output}; wait for it, or choose another output"
-                    raise FailedPreconditionError(msg) from None
-                try:
-                    await self._run(file, journal)
-                    journal.unlink()
+                    await self._run(file, path)
+                    path.unlink()
                 finally:
-                    if size_of(journal) == 0:
-                        journal.unlink(missing_ok=True)
+                    if size_of(path) == 0:
+                        path.unlink(missing_ok=True)
         except OSError as error:
             msg = f"{error.filename or self.output}: {error.strerror or error}"
             raise FailedPreconditionError(msg) from error
@@ -118,11 +107,11 @@ class OpenaiBatch:
         for last, _ in read_lines(file):  # noqa: B007  # the number of the last line
             self.counts.total += 1
         file.seek(0)
-        journal = BatchJournal(path, digest, last)
-        if self._read_output(journal):
+        if self._has_output(BatchJournal(path, digest, last)):
             return
+        journal = BatchJournal(path, digest, last)
         with journal.opened():
-            self._resume(*journal.counts())
+            self._resume(journal)
             await self._answer_all(file, journal)
             after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -130,39 +119,34 @@ class OpenaiBatch:
                 raise FailedPreconditionError(f"{msg}, and run the batch again")
             journal.write(self.output, self.error_file)
 
-    def _read_output(self, journal: BatchJournal) -> bool:
-        """Return whether an earlier run wrote the output; count its results."""
-        results = failed = 0
+    def _has_output(self, journal: BatchJournal) -> bool:
+        """Return whether an earlier run wrote the output; count its results in `journal`."""
         paths = (self.output, self.error_file)
         for path in (path for path in paths if path is not None and path.exists()):
             with path.open("rb") as file:
-                for line in file:
-                    result = read_result(line)
-                    if result is None or journal.number_of(result) is None:
-                        msg = f"{path} exists and is not the output of {self.input}"
-                        raise FailedPreconditionError(f"{msg}; choose another name, or remove it")
-                    results += 1
-                    failed += result.is_failed
+                if not all(map(journal.count, file)):
+                    msg = f"{path} exists and is not the output of {self.input}"
+                    raise FailedPreconditionError(f"{msg}; choose another name, or remove it")
         if not self.output.exists():  # killed between its error file and the output
             return False
-        if results != self.counts.total:
-            msg = f"{self.output} has {results} results for {self.counts.total} requests"
+        if journal.results != self.counts.total:
+            msg = f"{self.output} has {journal.results} results for {self.counts.total} requests"
             raise FailedPreconditionError(f"{msg}; name its error file, or remove it")
-        self._resume(results, failed)
+        self._resume(journal)
         return True
 
-    def _resume(self, results: int, failed: int) -> None:
+    def _resume(self, journal: BatchJournal) -> None:
         """Count the results of an earlier run."""
         counts = self.counts
-        counts.resumed, counts.failed, counts.completed = results, failed, results - failed
+        counts.resumed, counts.failed = journal.results, journal.failed
+        counts.completed = counts.resumed - counts.failed
 
     async def _answer_all(self, file: IO[bytes], journal: BatchJournal) -> None:
         requests = read_requests(file, path=self.path)
 
         async def answer_lines() -> None:
             for number, line in requests:
-                if number % _LINES_AT_ONCE == 0:
-                    await asyncio.sleep(0)
+                await asyncio.sleep(0)  # others run, also while lines need no request
                 if not journal.has(number):
                     self._add(journal, number, await self._result(line))
 
@@ -175,10 +159,8 @@ class OpenaiBatch:
 
     def _add(self, journal: BatchJournal, number: int, result: ResultLine) -> None:
         journal.append(number, result)
-        if result.is_failed:
-            self.counts.failed += 1
-        else:
-            self.counts.completed += 1
+        self.counts.failed += result.is_failed
+        self.counts.completed += not result.is_failed
         now = self.clock.monotonic()
         if now >= self._shown_at + _PROGRESS_INTERVAL_S:
             self._shown_at = now

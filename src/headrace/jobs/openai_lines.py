@@ -1,6 +1,7 @@
 """OpenAI's batch format: request lines, result lines, and the journal of results."""
 
 import hashlib
+import re
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -106,6 +107,9 @@ def parse_line(line: bytes, *, path: str = "") -> RequestLine | ResultLine:
     Args:
         path: The only path that lines may call; empty for any of `PATHS`.
     """
+    if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+        message = f"the line is longer than {MAX_LINE_BYTES} bytes"
+        return ResultLine.without_answer(None, ResultCode.INVALID_REQUEST, message)
     try:
         line.decode()  # msgspec does not check strings that it skips
         value = msgspec.json.decode(line, type=_CustomId).custom_id
@@ -129,23 +133,20 @@ def parse_line(line: bytes, *, path: str = "") -> RequestLine | ResultLine:
     return request
 
 
-def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """Yield each line's number, from 1, and its bytes; None for one beyond `MAX_LINE_BYTES`.
+def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield each line's number, from 1, and its first `MAX_LINE_BYTES + 1` bytes.
 
     Lines of white space only are skipped.
     """
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
-        if number == 1:
-            line = line.removeprefix(_BOM)
-        if len(line) <= MAX_LINE_BYTES or line.endswith(b"\n"):
-            if line.strip():
-                yield number, line
-            continue
-        while line and not line.endswith(b"\n"):
-            line = file.readline(_BLOCK)
-        yield number, None
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(_BLOCK)
+        line = line.removeprefix(_BOM) if number == 1 else line
+        if line.strip():
+            yield number, line
 
 
 def read_requests(
@@ -154,10 +155,6 @@ def read_requests(
     """Yield each line's number and its request, or why it is refused; `path` as in `parse_line`."""
     digests: set[bytes] = set()
     for number, line in read_lines(file):
-        if line is None:
-            message = f"the line is longer than {MAX_LINE_BYTES} bytes"
-            yield number, ResultLine.without_answer(None, ResultCode.INVALID_REQUEST, message)
-            continue
         request = parse_line(line, path=path)
         if isinstance(request, RequestLine):
             digest = hashlib.blake2b(request.custom_id.encode(), digest_size=16).digest()
@@ -193,7 +190,7 @@ def read_reply(custom_id: str, reply: HttpReply) -> ResultLine:
     return ResultLine(custom_id=custom_id, response=answer)
 
 
-def read_result(line: bytes) -> ResultLine | None:
+def _decoded(line: bytes) -> ResultLine | None:
     """Return the result in a line of a journal or an output; None if it has none."""
     try:
         return msgspec.json.decode(line, type=ResultLine)
@@ -201,13 +198,18 @@ def read_result(line: bytes) -> ResultLine | None:
         return None
 
 
-class BatchCounts(msgspec.Struct, kw_only=True):
-    """Progress of a batch, in lines."""
+class RequestCounts(msgspec.Struct, kw_only=True):
+    """Progress of a batch in lines, as in OpenAI's API."""
 
     total: int = 0
     completed: int = 0
     """Lines with an answer without error."""
     failed: int = 0
+
+
+class BatchCounts(RequestCounts, kw_only=True):
+    """Progress of a batch and what a run did for it."""
+
     resumed: int = 0
     """Lines whose result an earlier run wrote."""
     retries: int = 0
@@ -225,8 +227,12 @@ class BatchJournal:
     def __init__(self, path: Path, digest: str, lines: int) -> None:
         self._path = path
         self._prefix = f"batch_req_{digest}_"
+        self._id = re.compile(rf"{self._prefix}([0-9]{{8,15}})")
         self._offsets = array("q", bytes(8 * (lines + 1)))
         """One more than the offset of each line's result; negative if it failed, 0 without one."""
+        self.results = 0
+        self.failed = 0
+        """Results with an error; `results` counts them, too."""
         self._end = 0
         self._file: IO[bytes] | None = None
 
@@ -242,43 +248,38 @@ class BatchJournal:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                result = read_result(line)  # None after a loss of power, which can leave zeros
-                if result is not None:
-                    number = self.number_of(result)
-                    if number is None:
-                        msg = (
-                            f"{self._path} has results of another input, or of this input before "
-                            "it changed; remove it to start from the beginning, or choose another "
-                            "output"
-                        )
-                        raise FailedPreconditionError(msg)
-                    self._set(number, result)
+                # A line that is no result is of a loss of power, which can leave zeros.
+                if not self.count(line) and _decoded(line) is not None:
+                    msg = f"{self._path} has results of another input, or of this input before it"
+                    raise FailedPreconditionError(
+                        f"{msg} changed; remove it to start from the beginning, or choose another "
+                        "output"
+                    )
                 self._end += len(line)
             file.truncate(self._end)
             file.seek(self._end)
             yield
         self._file = None
 
+    def count(self, line: bytes) -> bool:
+        """Count the result in a line; return False if the line has none of this input."""
+        result = _decoded(line)
+        match = None if result is None else self._id.fullmatch(result.id)
+        number = 0 if match is None else int(match[1])
+        if result is None or not 1 <= number < len(self._offsets):
+            return False
+        self._set(number, result)
+        return True
+
     def _set(self, number: int, result: ResultLine) -> None:
         """Note the result of a line, which begins at the end of what was read or written."""
+        self.results += 1
+        self.failed += result.is_failed
         self._offsets[number] = -(self._end + 1) if result.is_failed else self._end + 1
-
-    def number_of(self, result: ResultLine) -> int | None:
-        """Return the number of a result's line; None for a result of another input."""
-        digits = result.id.removeprefix(self._prefix)
-        if digits == result.id or not (digits.isascii() and digits.isdigit()):
-            return None
-        number = int(digits)
-        return number if 1 <= number < len(self._offsets) else None
 
     def has(self, number: int) -> bool:
         """Whether the line has a result."""
         return self._offsets[number] != 0
-
-    def counts(self) -> tuple[int, int]:
-        """Return how many lines have a result, and how many of them failed."""
-        has_result = sum(offset != 0 for offset in self._offsets)
-        return has_result, sum(offset < 0 for offset in self._offsets)
 
     def append(self, number: int, result: ResultLine) -> None:
         """Add a line's result with its id; after a kill it is there whole or not at all."""

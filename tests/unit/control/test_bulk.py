@@ -9,7 +9,7 @@ import pytest
 
 from headrace.control.api.bulk import document_of, page
 from headrace.control.jobs import bulk
-from headrace.control.jobs.bulk import BulkFile, BulkStore, NewBatch, RequestCounts
+from headrace.control.jobs.bulk import BulkFile, BulkStore, NewBatch
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
@@ -18,6 +18,7 @@ from headrace.core import (
     OverloadedError,
     PayloadTooLargeError,
 )
+from headrace.jobs.openai_lines import RequestCounts
 from headrace.testing.virtual_time import TurnedClock
 
 pytestmark = pytest.mark.anyio

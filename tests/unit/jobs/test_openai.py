@@ -320,7 +320,7 @@ def test_another_input_and_other_files_are_left_alone(tmp_path: Path) -> None:
         run(tmp_path, Gateway(), output=tmp_path / "new.jsonl", error_file=output)
     with pytest.raises(InvalidArgumentError, match="must differ"):
         run(tmp_path, Gateway(), error_file=output)
-    with pytest.raises(InvalidArgumentError, match="No such file"):
+    with pytest.raises(FailedPreconditionError, match="No such file"):
         run(tmp_path, Gateway(), input=tmp_path / "none.jsonl")
     assert output.read_text() == "mine\n"
     output.unlink()

@@ -26,7 +26,7 @@ from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import make_private_dir, size_of, write_atomic
 from headrace.core.names import NAME_PATTERN
 from headrace.core.text import duration_s
-from headrace.jobs.openai_lines import PATHS
+from headrace.jobs.openai_lines import PATHS, RequestCounts
 
 MAX_FILE_BYTES: Final = 200 << 20
 """Bytes of an uploaded file, as for OpenAI's API."""
@@ -61,14 +61,6 @@ class BulkFile(msgspec.Struct, frozen=True, kw_only=True):
     status_details: str | None = None
 
 
-class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Progress of a batch."""
-
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
-
-
 class BulkBatch(msgspec.Struct, frozen=True, kw_only=True):
     """A batch, as in OpenAI's API, and what `INTERNAL` names. Times are in seconds since 1970."""
 
@@ -91,7 +83,7 @@ class BulkBatch(msgspec.Struct, frozen=True, kw_only=True):
     expired_at: int | None = None
     cancelling_at: int | None = None
     cancelled_at: int | None = None
-    request_counts: RequestCounts = RequestCounts()
+    request_counts: RequestCounts = msgspec.field(default_factory=RequestCounts)
     metadata: dict[str, str] | None = None
     owner: str
     key_id: str = ""
@@ -210,16 +202,11 @@ class BulkStore:
         Raises:
             NotFoundError: The owner has no such file.
         """
-        record = self.find(owner, file_id)
+        path = self._folder(owner) / "files" / f"{file_id}.json"
+        record = _read(path, BulkFile) if _ID.fullmatch(file_id) else None
         if record is None:
             raise NotFoundError(f"No such File object: {file_id[:80]}")
         return record
-
-    def find(self, owner: str, file_id: str) -> BulkFile | None:
-        """Return an owner's file; None if there is no such file."""
-        if not _ID.fullmatch(file_id):
-            return None
-        return _read(self._folder(owner) / "files" / f"{file_id}.json", BulkFile)
 
     def content(self, owner: str, file_id: str) -> Path:
         """Return the path of a file's content; errors as `file`."""

@@ -19,20 +19,15 @@ import msgspec
 
 from headrace.control.base.faults import LOOP, Faults
 from headrace.control.base.journal import wait_for
-from headrace.control.jobs.bulk import (
-    RESULTS_PURPOSE,
-    BulkBatch,
-    BulkStore,
-    RequestCounts,
-)
+from headrace.control.jobs.bulk import RESULTS_PURPOSE, BulkBatch, BulkStore
 from headrace.control.model.credentials import Credential
 from headrace.control.reconcile.caller_policy import BATCH_ACTOR, Keys, grants_of
-from headrace.core import Clock, HeadraceError, UnavailableError
+from headrace.core import Clock, HeadraceError, NotFoundError, UnavailableError
 from headrace.core.backoff import Backoff
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import make_private_dir, size_of
-from headrace.core.processes import Exceeded, python_module, run
-from headrace.jobs.openai_lines import read_lines
+from headrace.core.processes import python_module, run
+from headrace.jobs.openai_lines import RequestCounts, read_lines
 
 MAX_CONCURRENT: Final = 2
 """Batches that run at once."""
@@ -221,11 +216,8 @@ class BulkRunner:
                 await self._revoke_keys(actor)
         ended = running.result()
         if ended.exceeded is not None:
-            limits = {
-                Exceeded.TIME: f"{left_s:.0f} s",
-                Exceeded.MEMORY: f"{MAX_MEMORY_BYTES} bytes",
-            }
-            raise UnavailableError(f"its run took more than {limits[ended.exceeded]}")
+            limits = f"{left_s:.0f} s, or {MAX_MEMORY_BYTES} bytes of memory"
+            raise UnavailableError(f"its run took more {ended.exceeded} than is allowed: {limits}")
         if ended.status:
             reason = ended.error.rpartition("\n")[2].removeprefix("headrace: ")
             raise UnavailableError(reason or f"its run ended with status {ended.status}")
@@ -240,8 +232,7 @@ class BulkRunner:
         key = await self.keys.store.credential(batch.key_id)
         if key is not None and key.is_valid(self.clock.now()):
             return key
-        message = "the API key that created it is not valid"
-        self._fail(batch.id, "invalid_api_key", message)
+        self._fail(batch.id, "invalid_api_key", "the API key that created it is not valid")
         return None
 
     async def _revoke_keys(self, actor: str) -> None:
@@ -257,7 +248,7 @@ class BulkRunner:
 
     def _finish(self, batch: BulkBatch, status: str) -> None:
         """Make the results files, and store the final status; repeatable after a kill."""
-        file_ids: dict[str, str | None] = {}
+        file_ids: dict[str, str] = {}
         for field_name, name in (("output_file_id", "output"), ("error_file_id", "errors")):
             path = self.store.work(batch) / f"{name}.jsonl"
             file_id = f"file-{batch.id.removeprefix('batch_')}{name[0]}"
@@ -266,8 +257,8 @@ class BulkRunner:
                 self.store.keep(
                     batch.owner, file_id, path, filename=filename, purpose=RESULTS_PURPOSE
                 )
-            has_file = self.store.find(batch.owner, file_id) is not None
-            file_ids[field_name] = file_id if has_file else None
+            with contextlib.suppress(NotFoundError):
+                file_ids[field_name] = self.store.file(batch.owner, file_id).id
         self.store.change(batch.id, status=status, **file_ids)
 
 
