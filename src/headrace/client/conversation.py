@@ -156,8 +156,8 @@ class Attempts:
     attempt_timeout_s: float | None = None
     """Timeout of each attempt of a request without a deadline."""
     retry_for_s: float | None = None
-    """Seconds after its first failure for which a request without a deadline is retried, also
-    after a lost connection: it may then run twice."""
+    """Seconds after its first failure for which a request without a deadline is retried. It may
+    then run twice: a lost connection counts as an unavailable server."""
 
     @classmethod
     def of_offline_run(
@@ -202,16 +202,12 @@ class Attempts:
         while True:
             tries += 1
             try:
-                reply = yield SendMessage(exchange.message, self._left(deadline))
-                return exchange.read(reply)
+                return (yield from self.once(exchange, deadline))
             except HeadraceError as error:
                 # No other variable has the error: its traceback would keep the connection open.
                 if until is None and self.retry_for_s is not None:
                     until = self.clock.monotonic() + self.retry_for_s
                 delay_s = self._delay_s(error, tries, until)
-                is_lost = isinstance(error, ConnectionLostError)
-                if delay_s is None and self.retry_for_s is not None and is_lost:
-                    raise UnavailableError(str(error), retry_after_s=None) from error
                 if delay_s is None:
                     raise
             yield Pause(delay_s)
@@ -220,12 +216,15 @@ class Attempts:
         self, exchange: ProtocolExchange[ResultT], deadline: float | None
     ) -> Conversation[ResultT]:
         """Return the conversation for `exchange` without retries."""
-        reply = yield SendMessage(exchange.message, self._left(deadline))
+        try:
+            reply = yield SendMessage(exchange.message, self._left(deadline))
+        except ConnectionLostError as error:
+            if self.retry_for_s is None:
+                raise
+            raise UnavailableError(str(error), retry_after_s=None) from error
         return exchange.read(reply)
 
     def _delay_s(self, error: HeadraceError, tries: int, deadline: float | None) -> float | None:
-        if self.retry_for_s is not None and isinstance(error, ConnectionLostError):
-            error = UnavailableError(str(error), retry_after_s=None)
         delay_s = retry_delay_s(
             self.policy,
             error,

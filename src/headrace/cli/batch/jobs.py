@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
 
@@ -27,11 +28,8 @@ _POLL_S: Final = 0.5
 _UNREACHABLE_S: Final = 60.0
 """Time limit for a control plane that does not respond."""
 _OPEN: Final = frozenset({"waiting", "running"})
+_quoted = partial(quote, safe="")
 _Job = Annotated[str, argument("The job's name in the spec.", shown=False)]
-
-
-def _quoted(name: str) -> str:
-    return quote(name, safe="")
 
 
 def _time(moment: float | None) -> str:

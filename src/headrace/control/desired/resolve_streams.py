@@ -8,11 +8,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.model.desired import DesiredStream
-from headrace.core import (
-    InvalidArgumentError,
-    NullPolicy,
-    ReplicaSettings,
-)
+from headrace.core import InvalidArgumentError, NullPolicy, ReplicaSettings
 from headrace.core.settings import BatchingSpec
 from headrace.core.spec.parse import EndpointSpec, StreamSpec, SystemSpec
 from headrace.core.spec.stream_parts import FormatKind, OpenAIPath, StreamOutputSpec
@@ -111,7 +107,7 @@ def _resolve(
         push = _pushed(spec, stream.push, location, wrong, home)
     if (model is None and stream.model is not None) or (push is None and stream.push is not None):
         return None
-    settings = stream_settings(stream)
+    settings = msgspec.structs.replace(stream_settings(stream), features=push)
     name = "" if push is None else f"view {push.view}"
     if model is not None:
         name = model.reference
@@ -135,7 +131,6 @@ def _resolve(
                 model_threads=stream.model_threads or (None if is_shared else _REQUESTS_AT_ONCE),
             )
         settings = msgspec.structs.replace(settings, endpoint=endpoint)
-    settings = msgspec.structs.replace(settings, features=push)
     try:
         check_settings(settings)
     except InvalidArgumentError as error:
