@@ -204,9 +204,8 @@ def connection_options(
     if api_key is None and token is None and not secret:
         api_key = environ.get(_KEY_VARIABLE)
     key_file = api_key if isinstance(api_key, KeyFile) else None
-    if isinstance(api_key, KeyFile):
-        secret[KEY_HEADER] = api_key.key
-    elif api_key:
+    api_key = api_key.key if isinstance(api_key, KeyFile) else api_key
+    if api_key:
         secret[KEY_HEADER] = _checked("api_key", api_key)
     if token:
         secret["authorization"] = f"Bearer {_checked('token', token)}"

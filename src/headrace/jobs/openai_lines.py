@@ -101,11 +101,11 @@ class _CustomId(msgspec.Struct):
     custom_id: object = None
 
 
-def parse_line(line: bytes, *, path: str = "") -> RequestLine | ResultLine:
+def _parse(line: bytes, path: str, digests: set[bytes]) -> RequestLine | ResultLine:
     """Return the request of an input line, or why it is refused.
 
     Args:
-        path: The only path that lines may call; empty for any of `PATHS`.
+        digests: Digests of the ids of earlier lines; gets that of a request.
     """
     if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
         message = f"the line is longer than {MAX_LINE_BYTES} bytes"
@@ -124,13 +124,19 @@ def parse_line(line: bytes, *, path: str = "") -> RequestLine | ResultLine:
     except UNDECODABLE as error:
         message = f"the line is not a request with custom_id, method, url and body: {error}"
         return ResultLine.without_answer(custom_id, code, message)
+    digest = hashlib.blake2b(request.custom_id.encode(), digest_size=16).digest()
     if is_stream:
         message = "stream is not possible in a batch; remove it from the body"
-        return ResultLine.without_answer(custom_id, code, message)
-    if request.url not in PATHS or request.url != (path or request.url):
-        message = f"url {request.url[:80]!r} is not allowed; use {path or ', '.join(sorted(PATHS))}"
-        return ResultLine.without_answer(custom_id, ResultCode.URL_MISMATCH, message)
-    return request
+    elif request.url not in PATHS or request.url != (path or request.url):
+        code, allowed = ResultCode.URL_MISMATCH, path or ", ".join(sorted(PATHS))
+        message = f"url {request.url[:80]!r} is not allowed; use {allowed}"
+    elif digest in digests:
+        code = ResultCode.DUPLICATE_CUSTOM_ID
+        message = "an earlier line has the same custom_id"
+    else:
+        digests.add(digest)
+        return request
+    return ResultLine.without_answer(custom_id, code, message)
 
 
 def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -152,20 +158,14 @@ def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 def read_requests(
     file: IO[bytes], *, path: str = ""
 ) -> Iterator[tuple[int, RequestLine | ResultLine]]:
-    """Yield each line's number and its request, or why it is refused; `path` as in `parse_line`."""
+    """Yield each line's number and its request, or why it is refused.
+
+    Args:
+        path: The only path that lines may call; empty for any of `PATHS`.
+    """
     digests: set[bytes] = set()
     for number, line in read_lines(file):
-        request = parse_line(line, path=path)
-        if isinstance(request, RequestLine):
-            digest = hashlib.blake2b(request.custom_id.encode(), digest_size=16).digest()
-            if digest in digests:
-                request = ResultLine.without_answer(
-                    request.custom_id,
-                    ResultCode.DUPLICATE_CUSTOM_ID,
-                    "an earlier line has the same custom_id",
-                )
-            digests.add(digest)
-        yield number, request
+        yield number, _parse(line, path, digests)
 
 
 def read_reply(custom_id: str, reply: HttpReply) -> ResultLine:

@@ -220,11 +220,6 @@ class Inputs:
     """Whether the input is on another host."""
 
 
-def read_chosen(path: Path) -> Chosen:
-    """Return the model that the first process resolved."""
-    return msgspec.json.decode(path.read_bytes(), type=Chosen)
-
-
 def inputs_of(source: str, environment: Mapping[str, str] | None = None) -> Inputs:
     """Return the inputs of `--input`: local files, or a network address.
 
@@ -256,29 +251,18 @@ def sandbox_user_obstacle(inputs: Inputs) -> str:
     for file in inputs.files:
         try:
             inner = [parent for parent in file.parents if folder and parent.is_relative_to(folder)]
-            closed = [
-                parent for parent in inner if not _is_open(parent.stat().st_mode, _ALL_MAY_ENTER)
-            ]
-            if not _is_open(file.stat().st_mode, stat.S_IROTH):
+            closed = [parent for parent in inner if ~parent.stat().st_mode & _ALL_MAY_ENTER]
+            if not file.stat().st_mode & stat.S_IROTH:
                 closed.append(file)
         except OSError as error:
             return f"{file} cannot be read: {error.strerror}"
         if closed:
             return f"other users cannot read {closed[-1]}"
-        if is_wal(file):
+        with file.open("rb") as opened:
+            head = opened.read(20)
+        if head.startswith(b"SQLite format 3\0") and head[18:] == b"\2\2":  # its format, 1.3.3
             return f"{file} is in WAL mode, which requires write access for readers"
     return ""
-
-
-def is_wal(file: Path) -> bool:
-    """Whether the file is a SQLite database in WAL mode: see its file format, 1.3.3."""
-    with file.open("rb") as opened:
-        head = opened.read(20)
-    return head.startswith(b"SQLite format 3\0") and head[18:20] == b"\2\2"
-
-
-def _is_open(mode: int, bits: int) -> bool:
-    return mode & bits == bits
 
 
 def exec_in_sandbox(

@@ -8,12 +8,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import msgspec
 import typer
 
 from headrace.cli.base.connection import CommandTarget
 from headrace.cli.base.output import progress, progress_bar, say
 from headrace.cli.batch.commands import EngineChoice, RunOptions
-from headrace.cli.batch.model import Chosen, choose_model, exec_in_sandbox, read_chosen
+from headrace.cli.batch.model import Chosen, choose_model, exec_in_sandbox
 from headrace.core import InvalidArgumentError
 from headrace.engine import usable_cores
 from headrace.jobs.manifest import OutputFolder
@@ -154,8 +155,10 @@ def run_batch(
         if load is not None:
             selected, scorer = load()
         else:
-            named = options.chosen
-            selected = choose_model(options, target) if named is None else read_chosen(named)
+            if options.chosen is None:
+                selected = choose_model(options, target)
+            else:
+                selected = msgspec.json.decode(options.chosen.read_bytes(), type=Chosen)
             scorer = load_scorer(selected.settings)
     with closing(scorer):
         run_id = (started.id if started else "") or options.run_id or new_run_id(now)
@@ -210,8 +213,5 @@ def _run(
                 watch=watch,
             )
     except KeyboardInterrupt:
-        say(
-            "interrupted; finished shards are kept. Continue with --resume "
-            f"{run_id} goes on with the rest"
-        )
+        say(f"interrupted; finished shards are kept; --resume {run_id} goes on with the rest")
         raise

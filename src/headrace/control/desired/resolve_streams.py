@@ -12,11 +12,9 @@ from headrace.core import InvalidArgumentError, NullPolicy, ReplicaSettings
 from headrace.core.settings import BatchingSpec
 from headrace.core.spec.parse import EndpointSpec, StreamSpec, SystemSpec
 from headrace.core.spec.stream_parts import FormatKind, OpenAIPath, StreamOutputSpec
-from headrace.core.spec.streams import StreamPushSpec
 from headrace.protocol.openai import MAX_TEXTS
 from headrace.streaming.broker import Delivery, GroupProtocol, StartPosition
 from headrace.streaming.settings import (
-    PushSettings,
     ScoringEndpoint,
     WorkerSettings,
     check_settings,
@@ -104,7 +102,15 @@ def _resolve(
     if stream.model is not None:
         model = pin(_as_endpoint(stream, stream.model), location)
     if stream.push is not None:
-        push = _pushed(spec, stream.push, location, wrong, home)
+        from headrace.control.desired.feature_settings import (  # noqa: PLC0415  # few streams push
+            PushMistakeError,
+            push_settings,
+        )
+
+        try:
+            push = push_settings(stream.push, home, url=spec.store_url(stream.push.online_store))
+        except PushMistakeError as error:
+            wrong(f"{location}.push.{error.field}", str(error))
     if (model is None and stream.model is not None) or (push is None and stream.push is not None):
         return None
     settings = msgspec.structs.replace(stream_settings(stream), features=push)
@@ -163,18 +169,3 @@ def _as_endpoint(stream: StreamSpec, model: str) -> EndpointSpec:
         features=stream.features,
         network=True,  # a worker connects to its broker
     )
-
-
-def _pushed(
-    spec: SystemSpec, push: StreamPushSpec, location: str, wrong: Wrong, home: Path
-) -> PushSettings | None:
-    from headrace.control.desired.feature_settings import (  # noqa: PLC0415  # few streams push
-        PushMistakeError,
-        push_settings,
-    )
-
-    try:
-        return push_settings(push, home, url=spec.store_url(push.online_store))
-    except PushMistakeError as error:
-        wrong(f"{location}.push.{error.field}", str(error))
-        return None
