@@ -30,12 +30,8 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def nothing() -> None:
-    """Accept the file."""
-
-
 async def add(store: BulkStore, owner: str, *parts: bytes) -> BulkFile:
-    return await store.add_file(owner, "in.jsonl", chunks(*parts), check=nothing)
+    return await store.add_file(owner, "in.jsonl", chunks(*parts))
 
 
 def create(store: BulkStore, owner: str, file_id: str, **changes: Any) -> str:  # noqa: ANN401  # any field
@@ -90,11 +86,12 @@ async def test_uploads_are_bounded_and_leave_nothing(
     with pytest.raises(PayloadTooLargeError, match="10 bytes"):
         await add(store, "alice", b"123456", b"123456")
 
-    async def refuse() -> None:
+    async def refused() -> AsyncIterator[bytes]:
+        yield b"1"
         raise InvalidArgumentError("no purpose")
 
     with pytest.raises(InvalidArgumentError):
-        await store.add_file("alice", "x", chunks(b"1"), check=refuse)
+        await store.add_file("alice", "x", refused())
     assert [path for path in store.root.rglob("*") if path.is_file()] == []
     await add(store, "alice", b"1")
     monkeypatch.setattr(bulk, "MAX_OWNER_BYTES", 100)
@@ -144,7 +141,7 @@ async def test_progress_is_shown_at_once_and_stored_with_the_next_change(store: 
         later.load()
         return later.batch("alice", batch_id).request_counts
 
-    store.show(batch_id, counts)
+    store.change(batch_id, is_stored=False, request_counts=counts)
 
     assert store.batch("alice", batch_id).request_counts == counts
     assert stored() == RequestCounts()

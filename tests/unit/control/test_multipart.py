@@ -29,7 +29,6 @@ async def read(
     form = MultipartBody(content_type=kind, chunks=chunks())
     name = await form.file_name()
     data = b"".join([chunk async for chunk in form.file_chunks()])
-    await form.finish()
     return name, data, form.fields
 
 

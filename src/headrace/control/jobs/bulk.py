@@ -7,7 +7,7 @@ file is its content and a record; each batch is a record, and a directory while 
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -129,18 +129,8 @@ class BulkStore:
             if batch is not None:
                 self.batches[batch.id] = batch
 
-    async def add_file(
-        self,
-        owner: str,
-        filename: str,
-        chunks: AsyncIterator[bytes],
-        *,
-        check: Callable[[], Awaitable[None]],
-    ) -> BulkFile:
-        """Store an uploaded file of the purpose `batch`.
-
-        Args:
-            check: Called when the file has arrived; its error refuses the file.
+    async def add_file(self, owner: str, filename: str, chunks: AsyncIterator[bytes]) -> BulkFile:
+        """Store an uploaded file of the purpose `batch`, unless `chunks` raises an error.
 
         Raises:
             PayloadTooLargeError: The file, or all files of the owner, would be too large.
@@ -167,7 +157,6 @@ class BulkStore:
                     if used + self._incoming[owner] > MAX_OWNER_BYTES:
                         raise PayloadTooLargeError(limit_bytes=MAX_OWNER_BYTES)
                     file.write(chunk)
-            await check()
             return self.keep(owner, file_id, path, filename=filename, purpose=BATCH_PURPOSE)
         finally:
             self._incoming[owner] = self._incoming.get(owner, 0) - size
@@ -282,19 +271,19 @@ class BulkStore:
         self.batches[batch.id] = batch
         return self.change(batch.id)
 
-    def change(self, batch_id: str, **fields: Any) -> BulkBatch:  # noqa: ANN401  # fields of the record
-        """Store a batch with other values, and the time of a new status; return it."""
+    def change(self, batch_id: str, *, is_stored: bool = True, **fields: Any) -> BulkBatch:  # noqa: ANN401  # fields of the record
+        """Set values of a batch, and the time of a new status; return it.
+
+        Args:
+            is_stored: False for progress, which its run has on the disk: the next change stores it.
+        """
         if "status" in fields:
             fields[f"{fields['status']}_at"] = int(self.clock.now())
         batch = msgspec.structs.replace(self.batches[batch_id], **fields)
-        write_atomic(self.work(batch).with_suffix(".json"), msgspec.json.encode(batch))
+        if is_stored:
+            write_atomic(self.work(batch).with_suffix(".json"), msgspec.json.encode(batch))
         self.batches[batch_id] = batch
         return batch
-
-    def show(self, batch_id: str, counts: RequestCounts) -> None:
-        """Show a batch's progress, which its run has on the disk; the next change stores it."""
-        batch = self.batches[batch_id]
-        self.batches[batch_id] = msgspec.structs.replace(batch, request_counts=counts)
 
     def work(self, batch: BulkBatch) -> Path:
         """Return the directory of a batch that runs; its record is beside it."""

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -136,7 +136,8 @@ class BulkRunner:
                     self.store.change(batch.id, status="in_progress", request_counts=counts)
             case "finalizing":
                 is_expired = self.clock.now() >= batch.expires_at
-                self._finish(batch, "expired" if is_expired else "completed")
+                status = "expired" if is_expired else "completed"
+                self._finish(batch, status if batch.cancelling_at is None else "cancelled")
             case _:  # in_progress, cancelling
                 try:
                     await self._run(batch)
@@ -149,9 +150,7 @@ class BulkRunner:
                         return False
                     self._fail(batch.id, "server_error", str(error))
                 else:
-                    if self._is_still(batch) and batch.status == "cancelling":
-                        self._finish(batch, "cancelled")
-                    elif self._is_still(batch):
+                    if self._is_still(batch):
                         self.store.change(batch.id, status="finalizing")
         return True
 
@@ -224,7 +223,8 @@ class BulkRunner:
 
     def _show(self, batch_id: str, line: bytes) -> bool:
         with contextlib.suppress(*UNDECODABLE):
-            self.store.show(batch_id, msgspec.json.decode(line, type=RequestCounts))
+            counts = msgspec.json.decode(line, type=RequestCounts)
+            self.store.change(batch_id, is_stored=False, request_counts=counts)
         return False
 
     async def _creator(self, batch: BulkBatch) -> Credential | None:
@@ -248,7 +248,7 @@ class BulkRunner:
 
     def _finish(self, batch: BulkBatch, status: str) -> None:
         """Make the results files, and store the final status; repeatable after a kill."""
-        file_ids: dict[str, str] = {}
+        file_ids: dict[str, Any] = {}
         for field_name, name in (("output_file_id", "output"), ("error_file_id", "errors")):
             path = self.store.work(batch) / f"{name}.jsonl"
             file_id = f"file-{batch.id.removeprefix('batch_')}{name[0]}"
