@@ -24,11 +24,10 @@ from headrace.cli.base.options import (
     argument,
     file_option,
     option,
-    setting,
 )
 from headrace.cli.base.output import columns, say, write, write_json
 from headrace.cli.batch.jobs import cancel, list_, runs, start
-from headrace.cli.batch.openai import open_embeddings, openai
+from headrace.cli.batch.openai import GatewayRunOptions, open_embeddings, openai
 from headrace.core import NotFoundError, NullPolicy
 from headrace.jobs.messages import ErrorsTo, FileFormat
 
@@ -219,11 +218,6 @@ class EmbedOptions(DatasetOptions):
     ] = None
     texts: Annotated[int, option("Texts of one request.", min=1, max=2048)] = 64
     concurrency: Annotated[int, option("Concurrent requests.", min=1, max=64)] = 8
-    timeout_s: Annotated[float, option("Timeout of a request in seconds.", min=0.001)] = 600.0
-    retry_for_s: Annotated[
-        float,
-        option("Seconds for which a request is retried after a 429 or 503.", min=0),
-    ] = 600.0
 
 
 @app.command(epilog=_EXIT)
@@ -288,10 +282,7 @@ def embed(
     ],
     *,
     options: EmbedOptions,
-    url: Annotated[
-        str | None,
-        setting("Gateway: http://, https:// or unix:/PATH.", shown="that of --server or --home"),
-    ] = None,
+    gateway: GatewayRunOptions,
     caller: CallerOptions,
     json: Json = False,
     plane: ControlPlaneOptions,
@@ -319,7 +310,7 @@ def embed(
         chunk_rows=options.texts,
         workers=options.concurrency,
     )
-    load = partial(open_embeddings, options, caller, url=url, target=target)
+    load = partial(open_embeddings, options, gateway, caller, target)
     _run_to_end(lambda: run_batch(run_options, target, load=load), json=json)
 
 

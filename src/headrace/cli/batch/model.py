@@ -184,12 +184,9 @@ def _chosen(reference: str, version: str, digest: str, settings: ReplicaSettings
     def digest_of(value: object) -> str:
         return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:32]
 
-    features = ""
-    if not isinstance(settings.features, msgspec.UnsetType):
-        features_spec = settings.features
-        features = digest_of(
-            (features_spec.service, features_spec.online_store, features_spec.inputs)
-        )
+    lookup, features = settings.features, ""
+    if not isinstance(lookup, msgspec.UnsetType):
+        features = digest_of((lookup.service, lookup.online_store, lookup.inputs))
     job_model = JobModel(
         reference=reference,
         version=version,

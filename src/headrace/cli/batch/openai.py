@@ -28,6 +28,7 @@ from headrace.cli.base.output import progress_bar, say, write_json
 if TYPE_CHECKING:
     from headrace.cli.batch.commands import EmbedOptions
     from headrace.cli.batch.model import Chosen
+    from headrace.client.conversation import Attempts
     from headrace.client.credentials import ConnectionOptions, ServerAddress
     from headrace.scoring.scorer import Scorer
 
@@ -59,6 +60,22 @@ class OpenaiRunOptions:
         ),
     ] = ""
     concurrency: Annotated[int, option("Concurrent requests.", min=1, max=256)] = 32
+    # Options that the control plane passes to its runs.
+    expires_at: Annotated[float | None, typer.Option(hidden=True)] = None
+    cancelled: Annotated[bool, typer.Option(hidden=True)] = False
+    supervised: Annotated[bool, typer.Option(hidden=True)] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayRunOptions:
+    """Options of a run that sends requests of OpenAI's API through a gateway."""
+
+    url: Annotated[
+        str | None,
+        setting(
+            "Gateway: http://, https:// or unix:/PATH.", shown="the gateway of --server or --home"
+        ),
+    ] = None
     timeout_s: Annotated[float, option("Timeout of a request in seconds.", min=0.001)] = 600.0
     retry_for_s: Annotated[
         float,
@@ -68,38 +85,42 @@ class OpenaiRunOptions:
             min=0,
         ),
     ] = 600.0
-    # Options that the control plane passes to its runs.
-    expires_at: Annotated[float | None, typer.Option(hidden=True)] = None
-    cancelled: Annotated[bool, typer.Option(hidden=True)] = False
-    supervised: Annotated[bool, typer.Option(hidden=True)] = False
 
+    def attempts(self) -> "Attempts":
+        """Return the attempts of each request."""
+        from headrace.client.conversation import Attempts
 
-def gateway_connection(
-    url: str | None, caller: CallerOptions, target: Callable[[], connection.CommandTarget]
-) -> "tuple[ServerAddress, ConnectionOptions]":
-    """Return the address of a gateway with OpenAI's API, and the options of connections to it.
+        return Attempts.of_offline_run(timeout_s=self.timeout_s, retry_for_s=self.retry_for_s)
 
-    Raises:
-        InvalidArgumentError: The address is not one of HTTP, or the credentials cannot be used.
-        UnavailableError: No system was started at the target.
-    """
-    from headrace.client.credentials import connection_options, parse_target, trust_of
-    from headrace.core import InvalidArgumentError
+    def connection(
+        self, caller: CallerOptions, target: Callable[[], connection.CommandTarget]
+    ) -> "tuple[ServerAddress, ConnectionOptions]":
+        """Return the address of the gateway, and the options of connections to it.
 
-    gateway = connection.GatewayAddress(url=url) if url else connection.gateway(target())
-    server = parse_target(gateway.url)
-    if server.protocol != "http":
-        raise InvalidArgumentError(f"{gateway.url}: OpenAI's API is HTTP; use http:// or https://")
-    server_name = "" if caller.ca_file else gateway.server_name
-    options = connection_options(
-        server,
-        headers=None,
-        api_key=caller.secret("--key"),
-        token=caller.secret("--token"),
-        trust=trust_of(caller.ca_file or gateway.ca_file, caller.certificate(), server_name),
-        allow_insecure=caller.allow_insecure,
-    )
-    return server, options
+        Raises:
+            InvalidArgumentError: The address is not one of HTTP, or the credentials cannot be used.
+            UnavailableError: No system was started at the target.
+        """
+        from headrace.client.credentials import connection_options, parse_target, trust_of
+        from headrace.core import InvalidArgumentError
+
+        gateway = (
+            connection.GatewayAddress(url=self.url) if self.url else connection.gateway(target())
+        )
+        server = parse_target(gateway.url)
+        if server.protocol != "http":
+            msg = f"{gateway.url}: OpenAI's API is HTTP; use http:// or https://"
+            raise InvalidArgumentError(msg)
+        server_name = "" if caller.ca_file else gateway.server_name
+        options = connection_options(
+            server,
+            headers=None,
+            api_key=caller.secret("--key"),
+            token=caller.secret("--token"),
+            trust=trust_of(caller.ca_file or gateway.ca_file, caller.certificate(), server_name),
+            allow_insecure=caller.allow_insecure,
+        )
+        return server, options
 
 
 def openai(
@@ -111,13 +132,7 @@ def openai(
     ],
     *,
     options: OpenaiRunOptions,
-    url: Annotated[
-        str | None,
-        setting(
-            "Gateway: http://, https:// or unix:/PATH.",
-            shown="the gateway of --server or --home",
-        ),
-    ] = None,
+    gateway: GatewayRunOptions,
     caller: CallerOptions,
     json: Json = False,
     plane: ControlPlaneOptions,
@@ -134,7 +149,6 @@ def openai(
 
         headrace batch openai requests.jsonl -o results.jsonl --key @key.txt
     """
-    from headrace.client.conversation import Attempts
     from headrace.client.wires import async_transport
     from headrace.core import SystemClock
     from headrace.jobs.openai import OpenaiBatch
@@ -143,7 +157,7 @@ def openai(
     if options.supervised:  # the kernel ends it before processes that answer requests
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-    server, connections = gateway_connection(url, caller, plane.target)
+    server, connections = gateway.connection(caller, plane.target)
     with progress_bar(requests.name, None) as update:
 
         def on_progress(counts: BatchCounts) -> None:
@@ -167,9 +181,7 @@ def openai(
                 is_cancelled=options.cancelled,
                 transport=transport,
                 clock=SystemClock(),
-                attempts=Attempts.of_offline_run(
-                    timeout_s=options.timeout_s, retry_for_s=options.retry_for_s
-                ),
+                attempts=gateway.attempts(),
                 on_progress=on_progress,
             )
             task = asyncio.current_task()
@@ -203,9 +215,8 @@ def openai(
 
 def open_embeddings(
     options: "EmbedOptions",
+    gateway: GatewayRunOptions,
     caller: CallerOptions,
-    *,
-    url: str | None,
     target: "connection.CommandTarget",
 ) -> "tuple[Chosen, Scorer]":
     """Return the endpoint of `headrace batch embed` as a model, as the run's record describes it.
@@ -214,7 +225,6 @@ def open_embeddings(
     the description, because the gateway chooses it for each request.
     """
     from headrace.cli.batch.model import Chosen
-    from headrace.client.conversation import Attempts
     from headrace.client.wires import blocking_transport
     from headrace.core import ReplicaSettings
     from headrace.core.spec.stream_parts import OpenAIPath, StreamOpenAISpec
@@ -224,10 +234,9 @@ def open_embeddings(
     name, body = options.endpoint, {}
     if options.dimensions is not None:
         body["dimensions"] = options.dimensions
-    attempts = Attempts.of_offline_run(timeout_s=options.timeout_s, retry_for_s=options.retry_for_s)
-    transport = blocking_transport(*gateway_connection(url, caller, lambda: target))
+    transport = blocking_transport(*gateway.connection(caller, lambda: target))
     call = StreamOpenAISpec(path=OpenAIPath.EMBEDDINGS, body=body)
-    model = OpenAIModel(transport, name, call, attempts)
+    model = OpenAIModel(transport, name, call, gateway.attempts())
     words = f"{name} {model.fix_size()}"
     job_model = JobModel(
         reference=name,

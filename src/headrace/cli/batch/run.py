@@ -184,20 +184,15 @@ def run_batch(
             job = job if again == started else plan(again)
             record, left = settle(folder, job.record, job.task, again)
             job = replace(job, record=record, left=left)
-            return _run(job, folder, selected, engine, max_errors=options.max_errors)
+            return _run(job, folder, engine, max_errors=options.max_errors)
 
 
 def _run(
-    job: Job,
-    folder: OutputFolder,
-    selected: Chosen,
-    engine: "LocalEngine | RayEngine",
-    *,
-    max_errors: int | None,
+    job: Job, folder: OutputFolder, engine: "LocalEngine | RayEngine", *, max_errors: int | None
 ) -> Summary:
-    run_id = job.record.id
+    run_id, model = job.record.id, job.record.model.reference
     done, total = len(job.left.done), len(job.record.shards)
-    say(f"run {run_id}: {total - done} of {total} shards to do, by {selected.job_model.reference}")
+    say(f"run {run_id}: {total - done} of {total} shards to do, by {model}")
     for number, reason in job.left.redo.items():
         say(f"shard {number} is repeated: {reason}")
     if not job.record.plan.keys:
