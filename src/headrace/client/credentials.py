@@ -15,12 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from headrace.core import (
-    FailedPreconditionError,
-    HeadraceError,
-    InvalidArgumentError,
-    error_kind,
-)
+from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError, error_kind
 
 _TLS: Final = {"http": False, "https": True, "grpc": False, "grpcs": True}
 _FORMS: Final = "http://HOST:PORT, https://…, grpc://HOST:PORT, grpcs://… or unix:/PATH"

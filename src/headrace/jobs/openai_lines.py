@@ -250,11 +250,9 @@ class BatchJournal:
                     break
                 # A line that is no result is of a loss of power, which can leave zeros.
                 if not self.count(line) and _decoded(line) is not None:
-                    msg = f"{self._path} has results of another input, or of this input before it"
-                    raise FailedPreconditionError(
-                        f"{msg} changed; remove it to start from the beginning, or choose another "
-                        "output"
-                    )
+                    msg = f"{self._path} has results of another input, or this input changed"
+                    remedy = "remove it to start from the beginning, or choose another output"
+                    raise FailedPreconditionError(f"{msg}; {remedy}")
                 self._end += len(line)
             file.truncate(self._end)
             file.seek(self._end)

@@ -42,7 +42,7 @@ from headrace.control.auth.access import AccessControl
 from headrace.control.auth.gatekeeper import FromGateway, Gatekeeper
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.plane.metrics import all_metrics
-from headrace.core import Code, HeadraceError
+from headrace.core import Code, HeadraceError, InvalidArgumentError
 from headrace.core.spec.parse import SpecMistake
 from headrace.observe.metrics import Families
 from headrace.protocol.openai import encode_openai_error
@@ -210,10 +210,8 @@ def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(RecursionError)
     async def nested(request: Request, _error: RecursionError) -> Response:
         # Only code that walks a caller's document recurses here.
-        detail = "the document is nested too deeply"
-        code = Code.INVALID_ARGUMENT
-        body = problem_body(status=_BAD_REQUEST, code=code, detail=detail)
-        return _problem(request, _BAD_REQUEST, body)
+        error = InvalidArgumentError("the document is nested too deeply")
+        return await headrace_error(request, error)
 
     @api.exception_handler(Exception)
     async def unexpected(request: Request, _error: Exception) -> Response:

@@ -14,11 +14,7 @@ from headrace.core.spec.parse import EndpointSpec, StreamSpec, SystemSpec
 from headrace.core.spec.stream_parts import FormatKind, OpenAIPath, StreamOutputSpec
 from headrace.protocol.openai import MAX_TEXTS
 from headrace.streaming.broker import Delivery, GroupProtocol, StartPosition
-from headrace.streaming.settings import (
-    ScoringEndpoint,
-    WorkerSettings,
-    check_settings,
-)
+from headrace.streaming.settings import ScoringEndpoint, WorkerSettings, check_settings
 
 _ANSWER_TIMEOUT_S: Final = 600.0
 """Timeout of a request of OpenAI's API; the endpoint has a shorter one."""
