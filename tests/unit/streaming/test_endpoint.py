@@ -260,14 +260,21 @@ class Encoder(Gateway):
         texts = json.loads(send.message.content)["input"]
         self.requests.append(texts)
         if max(map(len, texts)) > LONGEST:
-            return HttpReply(status=400, headers={}, body=b'{"error": {"message": "too long"}}')
+            return HttpReply(
+                status=self.status, headers={}, body=b'{"error": {"message": "too long"}}'
+            )
         body = json.dumps(vectors(*([float(len(text))] for text in texts))).encode()
         return HttpReply(status=200, headers={}, body=body)
 
 
-@given(texts=st.lists(st.text(max_size=2 * LONGEST), min_size=1, max_size=12))
-def test_a_refused_text_fails_alone_and_others_share_requests(texts: list[str]) -> None:
-    gateway = Encoder()
+@given(
+    texts=st.lists(st.text(max_size=2 * LONGEST), min_size=1, max_size=12),
+    status=st.sampled_from([400, 413, 500]),
+)
+def test_a_refused_text_fails_alone_and_others_share_requests(
+    texts: list[str], status: int
+) -> None:
+    gateway = Encoder(status=status)
     model = openai_model(gateway, path=OpenAIPath.EMBEDDINGS)
     scorer = endpoint_scorer(model, "chat", max_batch_size=8)
     output = StreamOutputSpec(fields=["question"])
@@ -287,7 +294,7 @@ def test_a_refused_text_fails_alone_and_others_share_requests(texts: list[str]) 
 
     for text, result in zip(texts, results, strict=True):
         if not 0 < len(text) <= LONGEST:
-            assert isinstance(result, InvalidArgumentError)
+            assert isinstance(result, InvalidArgumentError | RuntimeFailedError)
             assert str(result) == ("too long" if text else "the text is empty")
         else:
             assert isinstance(result, EncodedAnswer)
