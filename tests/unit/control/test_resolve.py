@@ -452,17 +452,17 @@ def test_a_language_model_gets_a_process_with_its_settings(
     registry: Registry, tmp_path: Path
 ) -> None:
     (tmp_path / "m.gguf").write_bytes(gguf())
-    line = {"name": "chat", "model": str(tmp_path / "m.gguf"), "pool": "p"}
+    line = {"name": "chat", "model": str(tmp_path / "m.gguf")}
     arms = []
     for more in ({}, {"llm": {"slots": 4}}, {"llm": {"slots": 2, "pooling": "mean"}}):
-        spec = parse_spec({"pools": [{"name": "p"}], "endpoints": [line | more]})
+        spec = parse_spec({"endpoints": [line | more]})
         resolver = Resolver(
             registry=registry, inspect=inspect_model, spec=spec, max_body_bytes=4096
         )
         arms.append(resolver.resolve()[0].arms[0])
 
     plain, explicit, other = arms
-    assert (plain.revision.pool, plain.replicas) == ("", 1)
+    assert plain.replicas == 1
     assert plain.revision.serves_openai
     assert plain.revision.settings.llm is msgspec.UNSET
     assert explicit.revision.id == plain.revision.id != other.revision.id
@@ -586,6 +586,56 @@ def test_settings_of_language_models_are_refused_where_other_models_answer(
         "streams[2].endpoint": "'chat' is a language model, which takes no tensors; set `openai`",
         "streams[4].openai": "endpoint 'other' has no model that answers /v1/chat/completions",
     }
+
+
+def test_a_pool_of_a_language_model_is_refused(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf())
+    line = {"name": "chat", "model": str(tmp_path / "m.gguf"), "pool": "small"}
+    spec = parse_spec({"pools": [{"name": "small"}], "endpoints": [line]})
+    resolver = Resolver(registry=registry, inspect=inspect_model, spec=spec, max_body_bytes=4096)
+
+    with pytest.raises(SpecError, match=r"endpoints\[0\]\.pool: is not for GGUF models, each of"):
+        resolver.resolve()
+
+
+def test_limits_of_tokens_are_refused_where_no_model_has_tokens(
+    registry: Registry, model: Path, tmp_path: Path
+) -> None:
+    limits = {
+        "tokens_per_day": 9,
+        "per_caller": {"requests_per_s": 1, "token_weights": {"input": 2}},
+    }
+    tensors = {"url": "http://8.8.8.8"}
+    other = {"model": str(model), "weight": 50}
+    lines: tuple[dict[str, object], ...] = (
+        {"name": "upstream", "upstream": tensors, "limits": limits},
+        {"name": "model", "model": str(model), "limits": {"per_caller": {"tokens_per_minute": 1}}},
+        {
+            "name": "few",
+            "versions": [other, {"upstream": tensors, "version": "2", "weight": 50}],
+            "limits": limits,
+        },
+    )
+    far = {"url": "http://8.8.8.8", "protocol": "openai"}
+    (tmp_path / "m.gguf").write_bytes(gguf())
+    spec = parse_spec(
+        {"endpoints": [{"name": "gguf", "model": str(tmp_path / "m.gguf"), "limits": limits}]}
+    )
+    chat = Resolver(registry=registry, inspect=inspect_model, spec=spec, max_body_bytes=4096)
+
+    with pytest.raises(SpecError) as refused:
+        resolve(registry, *lines)
+
+    assert [mistake.place for mistake in refused.value.mistakes] == [
+        "endpoints[0].limits.tokens_per_day",
+        "endpoints[0].limits.per_caller.token_weights",
+        "endpoints[1].limits.per_caller.tokens_per_minute",
+        "endpoints[2].limits.tokens_per_day",
+        "endpoints[2].limits.per_caller.token_weights",
+    ]
+    assert "which count tokens, and this endpoint has none" in str(refused.value)
+    assert len(chat.resolve()) == 1
+    assert len(resolve(registry, {**lines[0], "upstream": far})) == 1
 
 
 def test_what_is_pushed_from_a_path_has_its_owner(registry: Registry, tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ import msgspec
 from headrace.control.desired.models import check_model_path
 from headrace.control.desired.resolve_streams import StreamModel, resolve_streams
 from headrace.control.gateway.tls import tls_mistakes, upstream_mistakes
-from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredStream, make_revision
+from headrace.control.model.desired import (
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredStream,
+    Revision,
+    make_revision,
+)
 from headrace.control.payloads.files import check_pyarrow
 from headrace.control.reconcile.caller_policy import key_set_mistakes
 from headrace.core import (
@@ -235,21 +241,10 @@ class Resolver:
                 )
                 self._wrong(f"{source}.{'model' if version.model else 'upstream'}", description)
             arms.append(arm)
-        if isinstance(endpoint.rollout, ShadowSpec) and any(a.revision.generates for a in arms):
-            description = (
-                "a shadow compares tensors, which a language model does not have; use the "
-                "strategy canary or ab"
-            )
-            self._wrong(f"{location}.rollout.strategy", description)
-        has_llm = not arms or any(arm.revision.serves_openai for arm in arms)
-        if endpoint.llm != LlmSpec() and not has_llm:
-            self._wrong(
-                f"{location}.llm", "is for GGUF models, and this endpoint has none; remove it"
-            )
+        revisions = [arm.revision for arm in arms]
         signatures = self._signatures.get(endpoint.name, [])
-        if len(signatures) == len(endpoint.split()):
-            for key, message in column_mistakes(endpoint, signatures):
-                self._wrong(f"{location}.payload_log.{key}", message)
+        for key, message in model_mistakes(endpoint, revisions, signatures):
+            self._wrong(f"{location}.{key}", message)
         return [desired_endpoint(endpoint, endpoint.name, tuple(arms))]
 
     def _arm_of(
@@ -430,6 +425,42 @@ class Resolver:
 
     def _wrong(self, location: str, message: str) -> None:
         self._mistakes.append(SpecMistake(place=location, message=message))
+
+
+def model_mistakes(
+    endpoint: EndpointSpec, revisions: Sequence[Revision], signatures: Sequence[ModelSignature]
+) -> Iterator[tuple[str, str]]:
+    """Yield setting and message of each setting that the endpoint's models do not support.
+
+    Args:
+        revisions: The versions; what no version supports is noted only if all are there.
+        signatures: The signatures of all versions that are no upstream.
+    """
+    if isinstance(endpoint.rollout, ShadowSpec) and any(r.generates for r in revisions):
+        message = (
+            "a shadow compares tensors, which a language model does not have; use the strategy "
+            "canary or ab"
+        )
+        yield "rollout.strategy", message
+    if endpoint.pool is not None and any(revision.serves_openai for revision in revisions):
+        message = "is not for GGUF models, each of which has its own processes; remove it"
+        yield "pool", message
+    if len(revisions) < len(endpoint.split()):
+        return
+    if endpoint.llm != LlmSpec() and not any(revision.serves_openai for revision in revisions):
+        yield "llm", "is for GGUF models, and this endpoint has none; remove it"
+    if not any(revision.generates or revision.encodes for revision in revisions):
+        message = (
+            "is for models with OpenAI's API, which count tokens, and this endpoint has none; "
+            "limit `requests_per_s` or `rows_per_s`"
+        )
+        limits = endpoint.limits
+        for prefix, limit in (("limits", limits.total), ("limits.per_caller", limits.per_caller)):
+            for name in limit.of_tokens:
+                yield f"{prefix}.{name}", message
+    if len(signatures) == len(revisions):
+        for key, message in column_mistakes(endpoint, signatures):
+            yield f"payload_log.{key}", message
 
 
 def column_mistakes(

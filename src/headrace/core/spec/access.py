@@ -162,6 +162,22 @@ class LimitSpec(SpecPart, frozen=True, kw_only=True):
     """Cost of each kind of token in the limits of tokens. See TokenWeightsSpec."""
 
     @property
+    def of_tokens(self) -> tuple[str, ...]:
+        """Return the names of the settings of tokens that are set."""
+        default = LimitSpec()
+        return tuple(
+            name
+            for name in (
+                "tokens_per_minute",
+                "input_tokens_per_minute",
+                "output_tokens_per_minute",
+                "tokens_per_day",
+                "token_weights",
+            )
+            if getattr(self, name) != getattr(default, name)
+        )
+
+    @property
     def most_at_once(self) -> int:
         """Return how many requests may come at once: `burst`, else what one second allows."""
         return self.burst or max(math.ceil(self.requests_per_s or 0.0), 1)
