@@ -11,6 +11,7 @@ from typing import Final
 
 from headrace.gateway.access_log import access_log
 from headrace.gateway.callers import Extension, verify_listener
+from headrace.gateway.clusters import CONTROL, REPLICAS
 from headrace.gateway.filters import early_mutations, http_filters, without_auth_filters
 from headrace.gateway.resources import (
     IS_GRPC,
@@ -106,6 +107,12 @@ _IS_OPENAI: Final[Resource] = {
         ]
     }
 }
+# Other routes, which name no endpoint, lead to any replica or to the control plane.
+_OF_ENDPOINT: Final = expression(f"!(xds.cluster_name in ['{REPLICAS}', '{CONTROL}'])")
+_TOO_SLOW: Final = (
+    "endpoint '%ROUTE_NAME%' did not answer within its `timeout_s`; ask for less in one request, "
+    "or raise `timeout_s` in the spec"
+)
 _OVERLOAD: Final = "rate_limit_error"
 _RATE_LIMIT: Final = "rate_limit_exceeded"
 _CASES: Final = (
@@ -154,6 +161,13 @@ _CASES: Final = (
         openai_code=_RATE_LIMIT,
     ),
     _Case(when=status_is("EQ", 503), retry_after=True, openai_type="server_error"),
+    _Case(
+        when={"and_filter": {"filters": [status_is("EQ", 504), _OF_ENDPOINT]}},
+        text=_TOO_SLOW,
+        grpc_text=_TOO_SLOW,
+        grpc_status=4,
+        openai_type="server_error",
+    ),
     _Case(when=status_is("EQ", 504), grpc_status=4, openai_type="server_error"),
     _Case(when=status_is("GE", _FIRST_SERVER_ERROR), openai_type="server_error"),
     _Case(when=status_is("EQ", 401), openai_code="invalid_api_key"),

@@ -12,6 +12,11 @@ from tests.e2e.gateway.lab import Lab, client, endpoint, grpc_target
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 
+TOO_SLOW = (
+    "endpoint 'm' did not answer within its `timeout_s`; ask for less in one request, or raise "
+    "`timeout_s` in the spec"
+)
+
 
 def _tensor(size_bytes: int) -> InferInput:
     tensor = InferInput("x", [size_bytes], "UINT8")
@@ -65,7 +70,7 @@ async def test_an_endpoint_that_is_too_slow_answers_504_in_json(lab: Lab) -> Non
         answer = await http.post("/v2/models/m/infer", content=b"sleep-for-ever")
 
     assert answer.status_code == 504
-    assert answer.json() == {"error": "upstream request timeout"}
+    assert answer.json() == {"error": TOO_SLOW}
 
 
 async def test_a_grpc_call_that_is_too_slow_is_deadline_exceeded(lab: Lab) -> None:
@@ -76,6 +81,7 @@ async def test_a_grpc_call_that_is_too_slow_is_deadline_exceeded(lab: Lab) -> No
             await triton.infer("m", [_tensor(1)], request_id="sleep-for-ever")
 
     assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+    assert caught.value.message() == TOO_SLOW
 
 
 async def test_more_requests_than_the_circuit_allows_are_told_to_come_later(lab: Lab) -> None:

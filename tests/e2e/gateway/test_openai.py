@@ -500,6 +500,15 @@ async def test_the_time_limit_bounds_the_wait_for_tokens_and_not_the_stream(
         assert (status, len(events)) == (200, 3)
         status, events = await ask(breaks_at=2)
         assert (status, len(events)) == (200, 2)
+        late = await http.post(CHAT, json={"model": "chat", "stub": {"hangs": True}})
+    assert late.status_code == 504
+    assert late.json()["error"] == {
+        "message": "endpoint 'chat' did not answer within its `timeout_s`; ask for less in one "
+        "request, or raise `timeout_s` in the spec",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+    }
     counted = await tokens(gateway)
     # Of streams that were cut, the tokens that came: two and one, each after the role.
     assert (counted["chat", "2", ""].output, counted["chat", "2", ""].unknown) == (23, 2)
