@@ -2,7 +2,6 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-import contextlib
 import difflib
 import io
 from collections.abc import Iterator, Mapping
@@ -56,7 +55,7 @@ from headrace.core.redact import HIDDEN
 
 if TYPE_CHECKING:
     from headrace.cli.base.connection import CommandTarget
-    from headrace.core.spec.parse import SpecMistake, SystemSpec
+    from headrace.core.spec.parse import SystemSpec
 
 
 def sent_spec(file: Path, target: "CommandTarget", *, tuned: bool) -> dict[str, Any]:
@@ -126,51 +125,39 @@ def check(
 ) -> None:
     """Validate a spec file and report all errors with their location.
 
-    Models that the registry of --home has are included: columns of payload logs must exist.
+    Settings that depend on a model are checked if the registry of --home has the model.
 
     For example:
 
         headrace check headrace.yaml
     """
-    from headrace.core.spec.parse import SpecError
+    from headrace.control.desired.resolve import Resolver
+    from headrace.core.spec.access import unused_tiers
+    from headrace.core.spec.parse import SpecError, SpecMistake
+    from headrace.registry import Registry
+    from headrace.runtimes import inspect_model
 
     path = one_spec_file(spec, file)
     content = read_spec(path, allows_uris=True)
-    if mistakes := list(_mistakes(content, home)):
+    resolver = Resolver(
+        registry=Registry(home),
+        inspect=inspect_model,
+        spec=content,
+        max_body_bytes=content.gateway.max_body_bytes,
+    )
+    mistakes, not_checked = resolver.check_stored()
+    if tiers := unused_tiers(content.document()):
+        mistakes = [SpecMistake(place="tiers", message=tiers), *mistakes]
+    if mistakes:
         msg = f"{path}: {SpecError(mistakes)}"
         raise InvalidArgumentError(msg)
     for warning in _warnings(content):
         say(f"warning: {warning}")
+    for note in not_checked:
+        say(f"not checked: {note}")
     count, streams = len(content.endpoints), len(content.streams)
     more = f", {streams} stream{'' if streams == 1 else 's'}" if streams else ""
     say(f"{path}: valid, {count} endpoint{'' if count == 1 else 's'}{more}")
-
-
-def _mistakes(spec: "SystemSpec", home: Path) -> Iterator["SpecMistake"]:
-    """Yield tiers without effect, and mistakes about models that the registry of a home has."""
-    from headrace.control.desired.resolve import column_mistakes
-    from headrace.core.spec.access import unused_tiers
-    from headrace.core.spec.parse import SpecMistake, is_model_path
-    from headrace.registry import Registry, read_content
-
-    if tiers := unused_tiers(spec.document()):
-        yield SpecMistake(place="tiers", message=tiers)
-    if not (home / "registry").is_dir():
-        return
-    registry = Registry(home)
-    for i, endpoint in enumerate(spec.endpoints):
-        log, signatures = endpoint.payload_log, []
-        for model in (version.model for version in endpoint.split()) if log is not None else ():
-            with contextlib.suppress(HeadraceError):
-                if model is not None and is_model_path(model):
-                    digest = read_content(Path(model)).digest
-                    stored = (v for v in registry.list(endpoint.name) if v.digest == digest)
-                    signatures += [version.signature for version in stored][:1]
-                elif model is not None:
-                    signatures.append(registry.get(model).signature)
-        if len(signatures) == len(endpoint.split()):
-            for key, message in column_mistakes(endpoint, signatures):
-                yield SpecMistake(place=f"endpoints[{i}].payload_log.{key}", message=message)
 
 
 def _warnings(spec: "SystemSpec") -> Iterator[str]:

@@ -12,6 +12,7 @@ from headrace.core import InvalidArgumentError
 from headrace.core.spec.parse import parse_spec
 from headrace.registry import Registry
 from headrace.runtimes import inspect_model
+from tests.gguf_models import gguf
 from tests.unit.cli.conftest import Command
 
 SPEC = "version: 1\nendpoints: [{name: m, model: './m.onnx', replicas: 2}]\n"
@@ -88,6 +89,59 @@ def test_columns_of_a_payload_log_are_compared_with_stored_models(
     for answer in answers[:2]:
         assert "endpoints[0].payload_log.drop[0]" in answer.err
         assert "it has input.input" in answer.err
+
+
+def test_settings_that_stored_models_do_not_support_are_mistakes(
+    headrace: Command, tmp_path: Path, model: Path, home: Path
+) -> None:
+    registry = Registry(home, inspect_model)
+    (tmp_path / "chat.gguf").write_bytes(gguf())
+    registry.push("chat", tmp_path / "chat.gguf")
+    registry.push("m", model)
+    file = tmp_path / "a.yaml"
+    file.write_text("""\
+version: 1
+pools: [{name: p}]
+endpoints:
+  - {name: chat, model: "chat:1", pool: p, rollout: {strategy: shadow}}
+  - {name: m, model: "m:1", llm: {slots: 2}, limits: {tokens_per_day: 9}, fallback: chat}
+  - {name: n, versions: [{model: "m:1", weight: 100}], runtime: gguf}
+streams:
+  - {name: s, endpoint: chat, source: {broker: "log:a", topics: [a]}, sink: {topic: b}}
+""")
+
+    outcome = headrace("check", "-f", file, "--home", home)
+
+    assert outcome.status == 1
+    places = re.findall(r"^  (\S+)(?: \(line \d+\))?: ", outcome.err, re.MULTILINE)
+    assert places == [
+        "endpoints[0].rollout.strategy",
+        "endpoints[0].pool",
+        "endpoints[1].llm",
+        "endpoints[1].limits.tokens_per_day",
+        "endpoints[2].versions[0].model",
+        "endpoints[1].fallback",
+        "streams[0].endpoint",
+    ]
+
+
+def test_what_is_not_checked_without_the_model_is_named(
+    headrace: Command, tmp_path: Path, home: Path
+) -> None:
+    (tmp_path / "chat.gguf").write_bytes(gguf())
+    file = tmp_path / "a.yaml"
+    entries = "[{name: chat, model: ./chat.gguf, fallback: spare}, {name: spare, model: 'spare:2'}"
+    file.write_text(f"version: 1\nendpoints: {entries}, {{name: plain, model: 'plain:1'}}]\n")
+
+    outcome = headrace("check", "-f", file, "--home", home)
+
+    assert outcome.status == 0
+    assert outcome.err == "".join(
+        f"not checked: endpoints[{i}]: settings that depend on the model, since the registry of "
+        f"{home} does not have '{model}'; `headrace apply` checks them\n"
+        for i, model in enumerate((tmp_path / "chat.gguf", "spare:2"))
+    ) + (f"{file}: valid, 3 endpoints\n")
+    assert not home.exists()
 
 
 def test_a_receiver_whose_secret_is_missing_is_a_warning(

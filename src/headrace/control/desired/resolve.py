@@ -6,6 +6,7 @@ Blocking: reads and hashes model files, and loads new ones once to prove that th
 import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -154,7 +155,7 @@ class Resolver:
         self._mistakes += tls_mistakes(self.spec.gateway, now=SystemClock().now())
         self._mistakes += key_set_mistakes(self.spec.auth)
         endpoints = self._endpoints()
-        self._check_called(endpoints)
+        self._check_called(_revisions(endpoints))
         return self._checked(Resolved(endpoints=endpoints, streams=self._streams()))
 
     def _checked(self, resolved: T) -> T:
@@ -175,19 +176,73 @@ class Resolver:
                         f"endpoints[{i}]", f"there are two endpoints called {expanded.name!r}"
                     )
                 endpoints.append(expanded)
-        self._check_fallbacks(endpoints)
+        self._check_fallbacks(_revisions(endpoints))
         return tuple(endpoints)
 
-    def _check_fallbacks(self, endpoints: Iterable[DesiredEndpoint]) -> None:
+    def check_stored(self) -> tuple[Sequence[SpecMistake], Sequence[str]]:
+        """Return the mistakes about models that the registry has, and what was not checked.
+
+        Nothing is stored or loaded, and files other than models are not read: they may be on
+        another machine.
+        """
+        revisions: dict[str, list[Revision]] = {}
+        notes = []
+        needed = {endpoint.fallback for endpoint in self.spec.endpoints}
+        needed |= {stream.endpoint for stream in self.spec.streams}
+        for i, endpoint in enumerate(self.spec.endpoints):
+            location, split = f"endpoints[{i}]", endpoint.split()
+            resolved: list[Revision] = []
+            for k, version in enumerate(split):
+                source = location if endpoint.versions is None else f"{location}.versions[{k}]"
+                model = version.model or ""
+                if version.upstream is not None:
+                    resolved.append(upstream_arm(endpoint, version.upstream, version).revision)
+                elif is_model_path(model) and is_repository(Path(model)):
+                    continue  # its models are endpoints, with few of the settings
+                elif (stored := self._find(endpoint, model)) is None:
+                    if endpoint.name in needed or _depends_on_model(endpoint):
+                        notes.append(
+                            f"{source}: settings that depend on the model, since the registry of "
+                            f"{self.registry.home} does not have '{model}'; `headrace apply` "
+                            "checks them"
+                        )
+                elif self._fits(endpoint, stored, f"{source}.model"):
+                    # Not the registry's path, which needs the content: a shared store may have it.
+                    pinned = _pin_stored(stored, Path(stored.filename), None)
+                    arm = self._arm(endpoint, endpoint.name, pinned, version)
+                    resolved.append(arm.revision)
+            self._check_models(endpoint, resolved, location)
+            if len(resolved) == len(split):
+                revisions[endpoint.name] = resolved
+        self._check_fallbacks(revisions)
+        self._check_called(revisions)
+        return self._mistakes, notes
+
+    def _find(self, endpoint: EndpointSpec, model: str) -> ModelVersion | None:
+        """Return the version that `apply` would take or find stored; None without one."""
+        with suppress(HeadraceError, OSError):
+            if not is_model_path(model):
+                return self.registry.get(model)
+            digest = read_content(Path(model)).digest
+            stored = (v for v in self.registry.list(endpoint.name) if v.digest == digest)
+            return next(stored, None)
+        return None
+
+    def _check_models(
+        self, endpoint: EndpointSpec, revisions: Sequence[Revision], location: str
+    ) -> None:
+        signatures = self._signatures.get(endpoint.name, [])
+        for key, message in model_mistakes(endpoint, revisions, signatures):
+            self._wrong(f"{location}.{key}", message)
+
+    def _check_fallbacks(self, revisions: Mapping[str, Sequence[Revision]]) -> None:
         """Note fallbacks from or to models without OpenAI's API; the spec's check reads no model.
 
         An encoder is no fallback: vectors of two models do not compare.
         """
-        by_name = {str(endpoint.name): endpoint for endpoint in endpoints}
         for i, endpoint in enumerate(self.spec.endpoints):
             for name in (endpoint.name, endpoint.fallback) if endpoint.fallback else ():
-                arms = by_name[name].arms if name in by_name else ()
-                others = [arm.revision for arm in arms if not arm.revision.upstream]
+                others = [r for r in revisions.get(name, ()) if not r.upstream]
                 wrong = [revision.model for revision in others if not revision.serves_openai]
                 if wrong:
                     message = (
@@ -196,18 +251,17 @@ class Resolver:
                     )
                     self._wrong(f"endpoints[{i}].fallback", message)
 
-    def _check_called(self, endpoints: Iterable[DesiredEndpoint]) -> None:
+    def _check_called(self, revisions: Mapping[str, Sequence[Revision]]) -> None:
         """Note streams that call an endpoint by the API that its models do not have."""
-        by_name = {str(endpoint.name): endpoint for endpoint in endpoints}
         for i, stream in enumerate(self.spec.streams):
             name, call = stream.endpoint, stream.openai
-            revisions = [arm.revision for arm in by_name[name].arms] if name in by_name else []
-            if call is None and any(revision.serves_openai for revision in revisions):
+            called = revisions.get(name or "", ())
+            if call is None and any(revision.serves_openai for revision in called):
                 message = f"{name!r} is a language model, which takes no tensors; set `openai`"
                 self._wrong(f"streams[{i}].endpoint", message)
-            if call is not None and revisions:
+            if call is not None and called:
                 embeds = call.path is OpenAIPath.EMBEDDINGS
-                if not any(r.generates or (embeds and r.encodes) for r in revisions):
+                if not any(r.generates or (embeds and r.encodes) for r in called):
                     message = f"endpoint {name!r} has no model that answers {call.path}"
                     self._wrong(f"streams[{i}].openai", message)
 
@@ -241,10 +295,7 @@ class Resolver:
                 )
                 self._wrong(f"{source}.{'model' if version.model else 'upstream'}", description)
             arms.append(arm)
-        revisions = [arm.revision for arm in arms]
-        signatures = self._signatures.get(endpoint.name, [])
-        for key, message in model_mistakes(endpoint, revisions, signatures):
-            self._wrong(f"{location}.{key}", message)
+        self._check_models(endpoint, [arm.revision for arm in arms], location)
         return [desired_endpoint(endpoint, endpoint.name, tuple(arms))]
 
     def _arm_of(
@@ -303,15 +354,8 @@ class Resolver:
             stored = self._stored(endpoint, version.model)
             if stored.executes_code and not self._allows_code(endpoint):
                 raise CodeNotAllowedError(stored.reference, stored.runtime)  # reported in one place
-            if endpoint.runtime not in {"", stored.runtime}:
-                message = (
-                    f"{stored.reference} is a model of runtime '{stored.runtime}', "
-                    f"but the endpoint asks for '{endpoint.runtime}'"
-                )
-                raise InvalidArgumentError(message)
-            if endpoint.example is not None:
-                self._check_example(endpoint, stored, location)
-            self._signatures.setdefault(endpoint.name, []).append(stored.signature)
+            if not self._fits(endpoint, stored, location):
+                return None
             pinned = _pin_stored(stored, self.registry.path(stored), self._signed(stored))
             return replace(pinned, features=self._features(endpoint, stored, pinned.path))
         except RequestCancelledError:
@@ -319,6 +363,20 @@ class Resolver:
         except HeadraceError as error:
             self._wrong(location, str(error))
             return None
+
+    def _fits(self, endpoint: EndpointSpec, stored: ModelVersion, location: str) -> bool:
+        """Note a runtime or example that is not the version's; whether the runtime is."""
+        if endpoint.runtime not in {"", stored.runtime}:
+            message = (
+                f"{stored.reference} is a model of runtime '{stored.runtime}', but the endpoint "
+                f"asks for '{endpoint.runtime}'"
+            )
+            self._wrong(location, message)
+            return False
+        if endpoint.example is not None:
+            self._check_example(endpoint, stored, location)
+        self._signatures.setdefault(endpoint.name, []).append(stored.signature)
+        return True
 
     def _check_example(self, endpoint: EndpointSpec, stored: ModelVersion, location: str) -> None:
         signature = replace(stored.signature, example=endpoint.example or {})
@@ -425,6 +483,22 @@ class Resolver:
 
     def _wrong(self, location: str, message: str) -> None:
         self._mistakes.append(SpecMistake(place=location, message=message))
+
+
+def _revisions(endpoints: Iterable[DesiredEndpoint]) -> Mapping[str, Sequence[Revision]]:
+    return {str(e.name): [arm.revision for arm in e.arms] for e in endpoints}
+
+
+def _depends_on_model(endpoint: EndpointSpec) -> bool:
+    """Whether the endpoint has a setting that its model may not support."""
+    limits = (endpoint.limits.total, endpoint.limits.per_caller)
+    return (
+        any((endpoint.pool, endpoint.fallback, endpoint.payload_log, endpoint.example))
+        or endpoint.runtime != ""
+        or endpoint.llm != LlmSpec()
+        or any(limit.of_tokens for limit in limits)
+        or isinstance(endpoint.rollout, ShadowSpec)
+    )
 
 
 def model_mistakes(
