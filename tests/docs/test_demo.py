@@ -27,6 +27,7 @@ def test_the_demo_stops_by_itself_and_every_check_holds() -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED" not in done.stdout
+    assert "headrace token show" not in done.stdout, "the system has ended"
 
 
 @pytest.mark.parametrize("script", ["scripts/demo.py", "examples/digits/train.py"])
