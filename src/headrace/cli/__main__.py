@@ -2,7 +2,7 @@
 
 import sys
 
-from headrace.cli.app import main
+from headrace.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -265,3 +265,21 @@ def test_a_batch_run_of_a_file_loads_no_library_of_the_spec() -> None:
     )
 
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603  # our own interpreter
+
+
+def test_ctrl_c_during_the_imports_prints_no_traceback() -> None:
+    code = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from headrace.cli import main
+sys.exit(main(["version"]))
+"""
+    done = subprocess.run(  # noqa: S603  # ours
+        [sys.executable, "-c", code], capture_output=True, check=False, timeout=60
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
