@@ -59,23 +59,30 @@ class ResourceRecommendation(msgspec.Struct, frozen=True, kw_only=True):
     """One line with the inputs."""
 
 
-def recommend(observed: ReplicaUsage) -> ResourceRecommendation:
-    """Return the recommendation."""
+def recommend(observed: ReplicaUsage, *, counts_runs: bool = True) -> ResourceRecommendation:
+    """Return the recommendation.
+
+    Args:
+        counts_runs: Whether the replicas count requests and runs, as those of a language model do
+            not; else threads and runs are not recommended.
+    """
     if observed.seconds <= 0.0 or not observed.replicas or not observed.peak_rss_bytes:
         return ResourceRecommendation(message="no observations yet")
     memory = math.ceil(observed.peak_rss_bytes * _MEMORY_ROOM / _MEMORY_STEP) * _MEMORY_STEP
     cores = observed.cpu_s / observed.seconds / observed.replicas
-    threads, runs, explanation = _threads(observed)
-    message = (
-        f"memory {bytes_text(memory)} (peak {bytes_text(observed.peak_rss_bytes)}, now "
-        f"{bytes_text(observed.rss_bytes)}); {explanation}; {cores:.2f} cores used per replica"
+    threads, runs, explanation = _threads(observed) if counts_runs else (None, None, "")
+    peak, current = bytes_text(observed.peak_rss_bytes), bytes_text(observed.rss_bytes)
+    parts = (
+        f"memory {bytes_text(memory)} (peak {peak}, now {current})",
+        explanation,
+        f"{cores:.2f} cores used per replica",
     )
     return ResourceRecommendation(
         memory_bytes=memory,
         intra_op_threads=threads,
         max_concurrent_runs=runs,
         cores=cores,
-        message=message,
+        message="; ".join(filter(None, parts)),
     )
 
 

@@ -37,6 +37,10 @@ def answer(system: System) -> str:
     return content
 
 
+def advice(status: dict[str, Any]) -> str:
+    return str(status["endpoints"][0]["revisions"][0].get("advice", ""))
+
+
 def test_a_confined_replica_serves_and_is_restarted(system: System, model: Path) -> None:
     system.start({"name": "chat", "model": str(model), **SETTINGS})
     status = system.wait_ready(120)
@@ -48,6 +52,8 @@ def test_a_confined_replica_serves_and_is_restarted(system: System, model: Path)
     refused = httpx.post(f"{system.where().http_url}/v1/embeddings", json=asked, timeout=60)
     assert refused.status_code == 501
     assert "`llm.pooling`" in refused.json()["error"]["message"]
+    status = system.wait_for(lambda status: advice(status).startswith("memory"), 60)
+    assert re.fullmatch(r"memory [^;]*; [0-9.]+ cores used per replica", advice(status))
 
     psutil.Process(replica["pid"]).kill()
     system.wait_for(

@@ -49,6 +49,13 @@ def test_few_requests_say_nothing_about_threads() -> None:
     assert "not enough data (10 requests)" in found.message
 
 
+def test_a_language_model_which_counts_no_runs_gets_no_advice_on_threads() -> None:
+    found = recommend(msgspec.structs.replace(BUSY, answered=0), counts_runs=False)
+
+    assert (found.intra_op_threads, found.max_concurrent_runs) == (None, None)
+    assert found.message == ("memory 336 MB (peak 250 MB, now 200 MB); 0.90 cores used per replica")
+
+
 def test_nothing_observed_recommends_nothing() -> None:
     found = recommend(msgspec.structs.replace(BUSY, seconds=0.0))
 

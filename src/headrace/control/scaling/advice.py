@@ -30,6 +30,7 @@ class Advisor:
     clock: Clock
     faults: Faults = field(default_factory=Faults)
     _meters: dict[tuple[str, str], ArmMeter] = field(default_factory=dict)
+    _language_models: frozenset[tuple[str, str]] = frozenset()
     _asked_at: float = -math.inf
 
     def observed_replicas(self) -> list[Replica]:
@@ -54,12 +55,18 @@ class Advisor:
     def recommendation(self, endpoint: str, arm: str) -> ResourceRecommendation | None:
         """Return the recommendation for a replica of an arm; None if the arm is unknown."""
         meter = self._meters.get((endpoint, arm))
-        return None if meter is None else recommend(meter.observed())
+        if meter is None:
+            return None
+        return recommend(meter.observed(), counts_runs=(endpoint, arm) not in self._language_models)
 
     def _refresh(self) -> None:
         """Take the reports since the last call."""
         effective = self.target_state.reconciler.desired
-        arms = {(e.name, arm.key): arm.revision.id for e in effective.endpoints for arm in e.arms}
+        revisions = {(e.name, arm.key): arm.revision for e in effective.endpoints for arm in e.arms}
+        arms = {key: revision.id for key, revision in revisions.items()}
+        self._language_models = frozenset(
+            key for key, revision in revisions.items() if revision.serves_openai
+        )
         self._meters = {key: self._meters.get(key, ArmMeter()) for key in arms}
         ready: dict[str, list[str]] = {}
         for replica in self.target_state.reconciler.replicas.values():
