@@ -161,7 +161,7 @@ def checked(source: str | Mapping[str, Any]) -> DefinitionsSpec:
     try:
         spec = DefinitionsSpec.model_validate(value)
     except ValidationError as error:
-        mistakes_in_document = mistakes_of(error, DefinitionsSpec) + mistakes_in_document
+        mistakes_in_document = mistakes_of(error.errors(), DefinitionsSpec) + mistakes_in_document
     mistakes = [
         *mistakes,
         *(with_line(mistake, lines) for mistake in dict.fromkeys(mistakes_in_document)),

@@ -435,7 +435,7 @@ def parse_spec(source: str | Mapping[str, Any]) -> PipelineSpec:
     try:
         spec = PipelineSpec.model_validate(value)
     except ValidationError as error:
-        spec_mistakes = map(_without_kind, mistakes_of(error, PipelineSpec, show=_type_of))
+        spec_mistakes = map(_without_kind, mistakes_of(error.errors(), PipelineSpec, show=_type_of))
         mistakes += [
             without_keys(with_line(mistake, lines), PipelineSpec) for mistake in spec_mistakes
         ]

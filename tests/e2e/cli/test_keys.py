@@ -29,6 +29,7 @@ def test_a_key_is_made_shown_listed_and_revoked(asking: Shell) -> None:
     key = made.stdout.strip()
     somebody = asking.run("infer", "digits", "--key", key)
     filed = asking.run("keys", "create", "files", "--expires-in", "15m", "--out", "files.key")
+    unwritten = asking.run("keys", "create", "lost", "--out", "nowhere/lost.key")
     by_file = asking.run("infer", "digits", "--key", "@files.key")
     listed = json.loads(asking.run("keys", "list", "--json").stdout)
     shown = asking.run("keys", "list")
@@ -44,6 +45,7 @@ def test_a_key_is_made_shown_listed_and_revoked(asking: Shell) -> None:
     assert somebody.returncode == 0, somebody.stderr
     assert key not in filed.stdout + filed.stderr
     assert (asking.folder / "files.key").stat().st_mode & 0o777 == 0o600
+    assert "cannot write nowhere/lost.key" in unwritten.stderr
     assert by_file.returncode == 0, by_file.stderr
     assert [(one["name"], one["scopes"], one["tier"]) for one in listed] == [
         ("shop", ["infer:digits"], "gold"),

@@ -111,6 +111,24 @@ async def test_what_is_no_document_is_refused(api: httpx.AsyncClient, body: byte
     assert answer.json()["code"] == "INVALID_ARGUMENT"
 
 
+async def test_wrong_fields_of_a_body_are_described_in_words(api: httpx.AsyncClient) -> None:
+    body = {"name": "a b", "scopes": ["chat"], "tier": "", "expires_in_s": 9e9, "owner": "x"}
+    answer = await api.post("/api/v1/keys", json=body)
+    broken = await api.post(
+        "/api/v1/keys", content=b"{", headers={"content-type": "application/json"}
+    )
+
+    assert {e["place"]: e["message"] for e in answer.json()["errors"]} == {
+        "body.name": "is 'a b', which must have 1 to 128 letters, digits, '_', '-' or '.', and "
+        "start with a letter or digit",
+        "body.scopes[0]": "is 'chat', which must be infer:ENDPOINT, infer:ENDPOINT:VERSION, or "
+        "infer:* for all",
+        "body.expires_in_s": "should be less than or equal to 316224000, got 9000000000.0",
+        "body.owner": "is not a setting",
+    }
+    assert "JSON decode error" in broken.json()["detail"]
+
+
 async def test_a_body_that_is_not_called_json_is_told_how_to_be(api: httpx.AsyncClient) -> None:
     form = {"content-type": "application/x-www-form-urlencoded"}
     answer = await api.post("/api/v1/feedback", content=b'{"reward": 1}', headers=form)

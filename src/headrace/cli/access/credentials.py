@@ -1,5 +1,6 @@
 """`headrace users`, `keys` and `tokens`: access to the management API and the gateway."""
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -36,6 +37,18 @@ _Out = Annotated[
     Path | None,
     option("Write the secret to this file, readable by its owner only.", shown="print it"),
 ]
+
+
+def check_out(out: Path | None) -> None:
+    """Check that the secret's file can be written, before the secret is created.
+
+    Raises:
+        FailedPreconditionError: It cannot.
+    """
+    if out is not None and not os.access(out.absolute().parent, os.W_OK):
+        raise FailedPreconditionError(f"cannot write {out}: choose a directory that is writable")
+
+
 _All = Annotated[bool, option("Include expired and revoked entries.", "--all")]
 _Name = Annotated[
     str, argument("User name at the identity provider, or name of a service account.", shown=False)
@@ -235,6 +248,7 @@ def create_token(
 
         headrace tokens create prometheus --role viewer --expires-in never --out prometheus.token
     """
+    check_out(out)
     body = {
         "owner": owner,
         "roles": role or [],
@@ -316,6 +330,7 @@ def create_key(
 
         curl -H "x-api-key: $KEY" http://127.0.0.1:8000/v2/models/fraud/infer -d @row.json
     """
+    check_out(out)
     body = {
         "name": name,
         "tier": tier,

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from headrace import __version__
 from headrace.control.api.access import add_access, add_login
 from headrace.control.api.alerts import add_alerts
-from headrace.control.api.answers import describe_documents
+from headrace.control.api.answers import RequestBody, describe_documents
 from headrace.control.api.bulk import BULK_PREFIXES, add_batches, add_files
 from headrace.control.api.endpoints import add_endpoints
 from headrace.control.api.events import add_events, add_logs
@@ -43,6 +43,7 @@ from headrace.control.auth.gatekeeper import FromGateway, Gatekeeper
 from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.plane.metrics import all_metrics
 from headrace.core import Code, HeadraceError, InvalidArgumentError
+from headrace.core.spec.mistakes import mistakes_of
 from headrace.core.spec.parse import SpecMistake
 from headrace.observe.metrics import Families
 from headrace.protocol.openai import encode_openai_error
@@ -183,10 +184,7 @@ def _add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
-        mistakes = [
-            SpecMistake(place=".".join(map(str, item["loc"])), message=str(item["msg"]))
-            for item in error.errors()
-        ]
+        mistakes = mistakes_of(error.errors(), RequestBody)
         content_type = request.headers.get("content-type", "nothing")
         if "json" not in content_type and any(m.place.startswith("body") for m in mistakes):
             # The type that `curl -d` sends. A form on another site can send it too, but not JSON.

@@ -29,13 +29,13 @@ from headrace.control.reconcile.caller_policy import (
 )
 from headrace.core import InvalidArgumentError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
+from headrace.core.spec.access import INFER_SCOPE_PATTERN
 
 _CREATED: Final = 201
 _MAX_SCOPES: Final = 64
-_SCOPE_PATTERN: Final = r"^infer:([A-Za-z0-9][A-Za-z0-9_.-]{0,127}|\*)(:[0-9]{1,18})?$"
 _TEXT_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,128}$"
 
-Scope = Annotated[str, Field(pattern=_SCOPE_PATTERN, examples=["infer:fraud"])]
+Scope = Annotated[str, Field(pattern=INFER_SCOPE_PATTERN, examples=["infer:fraud"])]
 
 
 class NewKeyRequest(RequestBody):

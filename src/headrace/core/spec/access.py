@@ -23,6 +23,8 @@ from headrace.core.spec.upstream import check_upstream_host
 _DAY_S: Final = 86_400.0
 _MOST: Final = 1_000_000_000
 _SCOPE_PATTERN: Final = r"^[a-z]+:[A-Za-z0-9_.*-]{1,128}(:[0-9*]{1,18})?$"
+INFER_SCOPE_PATTERN: Final = r"^infer:([A-Za-z0-9][A-Za-z0-9_.-]{0,127}|\*)(:[0-9]{1,18})?$"
+"""Scope of an API key."""
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 METHOD_PATTERN: Final = rf"^(key|jwt|certificate|jwt:{NAME_PATTERN[1:-1]})$"
 

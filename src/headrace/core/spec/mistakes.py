@@ -5,13 +5,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from headrace.core.errors import InvalidArgumentError
 from headrace.core.names import NAME_PATTERN
 from headrace.core.redact import redact, redact_text
-from headrace.core.spec.access import METHOD_PATTERN
+from headrace.core.spec.access import INFER_SCOPE_PATTERN, METHOD_PATTERN
 from headrace.core.spec.base import model_of
 from headrace.core.spec.observe import COLUMN_PATTERN
 from headrace.core.spec.part import SpecPart
@@ -33,14 +33,18 @@ class SpecError(InvalidArgumentError):
 
 
 def mistakes_of(
-    error: ValidationError, root: type[BaseModel], *, show: Callable[[object], str] | None = None
+    details: Sequence[ErrorDetails],
+    root: type[BaseModel],
+    *,
+    show: Callable[[object], str] | None = None,
 ) -> list[SpecMistake]:
     """Return the mistakes of a document that should have been a `root`.
 
     Args:
+        details: The errors that pydantic lists.
         show: Formats a value; None shows it as written.
     """
-    details = [detail for detail in error.errors() if not _is_echo(detail)]
+    details = [detail for detail in details if not _is_echo(detail)]
     return [
         _mistake(detail, root, show or shown)
         for detail in details
@@ -120,7 +124,7 @@ def _mistake(
         case "literal_error" if " or " in str(detail.get("ctx", {}).get("expected")):
             expected = str(detail.get("ctx", {}).get("expected")).replace(" or ", ", ")
             message = f"is {show(detail['input'])}; {_allowed(detail['input'], expected)}"
-        case "value_error":
+        case "value_error" | "json_invalid":
             message = detail["msg"].removeprefix("Value error, ")
         case "float_type" | "float_parsing" if (seconds := _seconds(detail)) is not None:
             message = f"is in seconds: write {seconds:g} instead of {show(detail['input'])}"
@@ -136,6 +140,9 @@ def _mistake(
 _FORMS: Final = {
     NAME_PATTERN: "must have 1 to 128 letters, digits, '_', '-' or '.', and start with a letter or "
     "digit",
+    rf"^$|{NAME_PATTERN}": "must be empty, or have 1 to 128 letters, digits, '_', '-' or '.', and "
+    "start with a letter or digit",
+    INFER_SCOPE_PATTERN: "must be infer:ENDPOINT, infer:ENDPOINT:VERSION, or infer:* for all",
     METHOD_PATTERN: "must be key, jwt, jwt:PROVIDER or certificate",
     COLUMN_PATTERN: "must be input.NAME, output.NAME or caller",
     URL_PATTERN: "must be http://HOST:PORT, https://..., grpc://... or grpcs://...",
@@ -174,6 +181,8 @@ def _did_you_mean(loc: Place, root: type[BaseModel]) -> str:
         f"; did you mean '{close[0]}'?"
         if close
         else f"; allowed settings: {', '.join(field_names)}"
+        if field_names
+        else ""
     )
 
 

@@ -102,7 +102,7 @@ def parse_spec(
             without_removed(value), context={AGREEMENT_CHECKED: in_force is not None}
         )
     except ValidationError as error:
-        field_mistakes = mistakes_of(error, SystemSpec) + field_mistakes
+        field_mistakes = mistakes_of(error.errors(), SystemSpec) + field_mistakes
     mistakes = [
         *mistakes,
         *(with_line(mistake, lines) for mistake in dict.fromkeys(field_mistakes)),
