@@ -28,7 +28,6 @@ from headrace.core import (
     ModelNotFoundError,
     NotFoundError,
     NullPolicy,
-    UnauthenticatedError,
     datatype_of,
     example_inputs,
 )
@@ -103,12 +102,6 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-_HOW = (
-    "; authenticate with --key (or HEADRACE_API_KEY), --token (or HEADRACE_INFER_TOKEN) or --cert; "
-    "`headrace keys create` creates an API key"
-)
-
-
 def infer(
     endpoint: EndpointName,
     *,
@@ -181,16 +174,12 @@ def infer(
         client_certificate=caller.certificate(),
         allow_insecure=caller.allow_insecure,
     )
-    with client:
+    with client, caller.explained():
         try:
             signature = client.signature(endpoint, version)
         except ModelNotFoundError as error:
             endpoints = [] if url else target.endpoint_names()
             raise _not_found(error, endpoints) from error
-        except UnauthenticatedError as error:
-            if caller.key or caller.token or caller.cert:
-                raise
-            raise UnauthenticatedError(f"{error}{_HOW}") from error
         if file is None:
             inputs: Inputs = dict(example_inputs(signature, rows=rows or 1))
         else:

@@ -179,7 +179,8 @@ def failure(error: Exception, location: str, timeout_s: float | None) -> Headrac
 def _failure(error: Exception, location: str, timeout_s: float | None) -> HeadraceError:
     match error:
         case httpx.ConnectError():
-            return UnavailableError(f"cannot connect to {location}: {error}", retry_after_s=None)
+            message = f"cannot connect to {location}: {error}; check the address, and that it runs"
+            return UnavailableError(message, retry_after_s=None)
         case httpx.ConnectTimeout() | httpx.PoolTimeout():
             return UnavailableError(f"cannot connect to {location} in time", retry_after_s=None)
         case httpx.TimeoutException():

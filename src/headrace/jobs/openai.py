@@ -82,6 +82,9 @@ class OpenaiBatch:
         """
         if self.output == self.error_file:
             raise InvalidArgumentError("the error file must differ from the output")
+        if not self.output.absolute().parent.is_dir():
+            msg = f"cannot write {self.output}: its directory does not exist; create it"
+            raise FailedPreconditionError(msg)
         path = self.output.with_name(f".{self.output.name}.partial")
         msg = f"another run writes {self.output}; wait for it, or choose another output"
         busy = FailedPreconditionError(msg)

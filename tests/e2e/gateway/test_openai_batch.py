@@ -123,7 +123,13 @@ async def test_each_line_is_answered_with_the_rights_of_the_key(
     assert (elsewhere["response"], elsewhere["error"]["code"]) == (None, "url_mismatch")
     assert last["response"]["status_code"] == 200
     assert denied[0] == 1
-    assert "key" in denied[2]
+    assert "API key; `headrace keys list` shows the valid keys" in denied[2]
+    unwritten = await batch(http_url(gateway), source, tmp_path / "nowhere" / "out.jsonl")
+    assert "out.jsonl: its directory does not exist; create it" in unwritten[2]
+    down = await batch("http://127.0.0.1:1", source, tmp_path / "down.jsonl", "--retry-for-s=0")
+    assert down[0] == 3
+    assert "cannot connect to http://127.0.0.1:1" in down[2]
+    assert "check the address, and that it runs" in down[2]
     assert not (tmp_path / "denied.jsonl").exists()
 
 
@@ -272,5 +278,5 @@ async def test_a_killed_run_of_embeddings_resumes_and_an_endpoint_without_them_i
     assert found["id"].to_pylist() == list(range(2000))
     assert found["embedding"][1234].as_py() == embedding("text 12 34")
     assert refused[0] == 1
-    assert refused[2].endswith("headrace: Request for unknown model: 'nothing' is not found\n")
+    assert refused[2].endswith("'nothing' is not found; `headrace status` lists the endpoints\n")
     assert not (tmp_path / "no").exists()

@@ -3,7 +3,8 @@
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,7 +16,7 @@ from typer.core import TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
 from headrace.cli.base.contexts import DEFAULT_HOME
-from headrace.core import InvalidArgumentError
+from headrace.core import InvalidArgumentError, UnauthenticatedError
 from headrace.core.text import duration_s
 
 if TYPE_CHECKING:
@@ -229,6 +230,23 @@ class CallerOptions:
         if not path.is_file():
             raise typer.BadParameter(f"no file '{path}'", param_hint=flag)
         return path.read_text().strip()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Add the remedy to the error of a caller who is not authenticated."""
+        try:
+            yield
+        except UnauthenticatedError as error:
+            if self.key:
+                remedy = "`headrace keys list` shows the valid keys"
+            elif self.token or self.cert:
+                raise
+            else:
+                remedy = (
+                    "authenticate with --key (or HEADRACE_API_KEY), --token (or "
+                    "HEADRACE_INFER_TOKEN) or --cert; `headrace keys create` creates an API key"
+                )
+            raise UnauthenticatedError(f"{error}; {remedy}") from error
 
     def certificate(self) -> tuple[Path, Path] | None:
         """Return the files of the certificate and its key, if both were given."""

@@ -197,7 +197,8 @@ def openai(
                 await transport.aclose()
 
         try:
-            counts = asyncio.run(run())
+            with caller.explained():
+                counts = asyncio.run(run())
         except (KeyboardInterrupt, asyncio.CancelledError):
             say("interrupted; results are kept, and the same command continues")
             raise KeyboardInterrupt from None
@@ -208,7 +209,7 @@ def openai(
     say(f"{counts.total:,} requests{resumed}: {options.output}")
     if counts.failed:
         location = options.error_file or options.output
-        say(f"{counts.failed:,} requests failed; see {location}")
+        say(f"{counts.failed:,} of them failed; see {location}")
     if counts.retries:
         say(f"{counts.retries:,} retries")
 
@@ -226,7 +227,7 @@ def open_embeddings(
     """
     from headrace.cli.batch.model import Chosen
     from headrace.client.wires import blocking_transport
-    from headrace.core import ReplicaSettings
+    from headrace.core import NotFoundError, ReplicaSettings
     from headrace.core.spec.stream_parts import OpenAIPath, StreamOpenAISpec
     from headrace.jobs.messages import JobModel
     from headrace.scoring.endpoint import OpenAIModel, endpoint_scorer
@@ -237,7 +238,12 @@ def open_embeddings(
     transport = blocking_transport(*gateway.connection(caller, lambda: target))
     call = StreamOpenAISpec(path=OpenAIPath.EMBEDDINGS, body=body)
     model = OpenAIModel(transport, name, call, gateway.attempts())
-    words = f"{name} {model.fix_size()}"
+    with caller.explained():
+        try:
+            words = f"{name} {model.fix_size()}"
+        except NotFoundError as error:
+            msg = f"{error}; `headrace status` lists the endpoints"
+            raise NotFoundError(msg) from error
     job_model = JobModel(
         reference=name,
         version="",
