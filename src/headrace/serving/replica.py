@@ -271,6 +271,9 @@ def _loaded(settings: ReplicaSettings) -> LoadedModel:
         loaded.model.files.check_memory(spec, limit)
         threads = settings.intra_op_threads or usable_cores()
         loaded.model.serve(address, name=settings.model_name, spec=spec, threads=threads)
+        if isinstance(address, tuple):
+            host, port = address
+            _log.info("listening", extra={"host": host, "port": port, "api": "OpenAI"})
     return loaded
 
 

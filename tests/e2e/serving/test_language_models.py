@@ -407,9 +407,15 @@ def test_a_stream_is_cut_at_the_end_of_the_drain(model: Path, tmp_path: Path) ->
 
 def test_a_port_serves_instead_of_a_socket(model: Path, tmp_path: Path) -> None:
     port = free_port()
-    with running(tmp_path, model, openai_port=port):
+    with running(tmp_path, model, openai_port=port) as replica:
         models = httpx.get(f"http://127.0.0.1:{port}/v1/models").json()
+        elsewhere = httpx.post(f"{replica.url}/v1/chat/completions", json=CHAT)
 
+    (line,) = (line for line in replica.log_text().splitlines() if "OpenAI" in line)
+    assert "listening" in line
+    assert str(port) in line
+    assert elsewhere.status_code == 404
+    assert "(`headrace serve`: on --openai-port)" in elsewhere.json()["error"]
     assert [entry["id"] for entry in models["data"]] == ["m"]
 
 

@@ -183,7 +183,10 @@ _UNKNOWN: Final = (
     ),
     (
         r"/(v1/|openai/)*(chat|completions?|embeddings?|rerank)(/.*)?",
-        "POST /v1/chat/completions, /v1/completions, /v1/embeddings or /v1/rerank",
+        (
+            "POST /v1/chat/completions, /v1/completions, /v1/embeddings or /v1/rerank, which a "
+            "server with a language model or an encoder has (`headrace serve`: on --openai-port)"
+        ),
     ),
     (r"/v2(/.*)?", "/v2, /v2/models, /v2/health/ready or /v2/models/NAME/infer"),
     (r"/v1(/.*)?", "/v1/models or POST /v1/models/NAME:predict"),
