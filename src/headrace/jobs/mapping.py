@@ -94,6 +94,9 @@ def plan_columns(
     mistakes: list[str] = []
     kinds = {name: schema.field(name).type for name in dict.fromkeys(schema.names)}
     inputs = []
+    if not signature.inputs:
+        message = "a language model has no tensors: send its requests by `headrace batch openai`"
+        raise MappingError([message])
     mistakes += [
         f"the model has no input '{name}'{_near(name, [s.name for s in signature.inputs])}"
         for name in mapping

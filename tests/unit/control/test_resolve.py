@@ -588,6 +588,24 @@ def test_settings_of_language_models_are_refused_where_other_models_answer(
     }
 
 
+def test_a_stream_with_a_language_model_names_an_endpoint_instead(
+    registry: Registry, tmp_path: Path
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(gguf())
+    source = {"broker": "log:demo", "topics": ["rows"]}
+    stream = {
+        "name": "s",
+        "model": str(tmp_path / "m.gguf"),
+        "source": source,
+        "sink": {"topic": "t"},
+    }
+    spec = parse_spec({"streams": [stream]})
+    resolver = Resolver(registry=registry, inspect=inspect_model, spec=spec, max_body_bytes=4096)
+
+    with pytest.raises(SpecError, match=r"streams\[0\]\.model: s:1 is a language model, which"):
+        resolver.resolve_all()
+
+
 def test_a_pool_of_a_language_model_is_refused(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(gguf())
     line = {"name": "chat", "model": str(tmp_path / "m.gguf"), "pool": "small"}

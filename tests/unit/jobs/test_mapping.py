@@ -142,3 +142,10 @@ def test_only_what_is_needed_is_read_and_each_once() -> None:
     columns = schema(x=pa.list_(pa.float32()), id=pa.int64(), other=pa.string())
     plan = plan_columns(MATRIX, columns, mapping={}, keys={"id": "id", "again": "id"}, outputs=[])
     assert plan.columns == ["id", "x"]
+
+
+def test_a_language_model_which_has_no_tensors_is_refused() -> None:
+    signature = ModelSignature(inputs=(), outputs=(), batched=True)
+
+    with pytest.raises(MappingError, match="send its requests by `headrace batch openai`"):
+        plan_columns(signature, pa.schema([("x", pa.int64())]), mapping={}, keys={}, outputs=[])

@@ -273,6 +273,13 @@ class Resolver:
         pinned = self._pin(endpoint, endpoint.split()[0], f"{location}.model")
         if pinned is None:
             return None
+        if pinned.runtime in OPENAI_RUNTIMES:
+            message = (
+                f"{pinned.reference} is a language model, which takes no tensors; instead of "
+                "`model`, name an `endpoint` with it, and set `openai`"
+            )
+            self._wrong(f"{location}.model", message)
+            return None
         settings = replica_settings(endpoint, endpoint.name, pinned, self.max_body_bytes)
         return StreamModel(
             reference=pinned.reference, settings=settings, runs_code=pinned.runs_code
