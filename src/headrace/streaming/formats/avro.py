@@ -7,7 +7,7 @@ generated from the outputs.
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -20,10 +20,9 @@ from headrace.streaming.formats import Column, FieldLayout, FieldSpec
 from headrace.streaming.formats.avro_rows import row_reader
 from headrace.streaming.formats.avro_schemas import AvroSchema, Node, read_schema
 from headrace.streaming.formats.options import (
-    SchemaOptions,
     field_names,
+    from_file,
     plain_values,
-    read_file,
     read_options,
 )
 from headrace.streaming.formats.registry import HEAD_BYTES, SchemaRegistry, head
@@ -54,53 +53,6 @@ _WIDER: Final = {
 _ANY: Final = ["null", "boolean", "long", "double", "string", "bytes"]
 _MAX_DIGITS: Final = 150  # digits of a decimal
 _TEXTS: Final = frozenset({"string", "enum"})
-
-
-def make_schema(layout: FieldLayout, options: SchemaOptions) -> str:
-    """Return a schema for answers: a record, with arrays for vectors.
-
-    A passed field is nullable; its type is any scalar unless `types` names one.
-    """
-    called = field_names(layout, options.names)
-    fields: list[Node] = []
-    for name in layout.answered:
-        datatype = options.types.get(name)
-        kind = _ANY if datatype is None else ["null", _NATURAL[datatype]]
-        fields.append({"name": called[name], "type": kind, "default": None})
-    for spec in layout.outputs:
-        node: Node = _NATURAL[spec.datatype]
-        for _ in spec.shape:
-            node = {"type": "array", "items": node}
-        fields.append({"name": called[spec.name], "type": node})
-    record = {"type": "record", "name": "Answer", "namespace": "headrace", "fields": fields}
-    return msgspec.json.encode(record).decode()
-
-
-def row_writer(
-    schema: AvroSchema, layout: FieldLayout, names: Mapping[str, str], head: bytes
-) -> RowWriter:
-    """Return the writer of answers with one schema; each value begins with `head`.
-
-    Raises:
-        InvalidArgumentError: The schema lacks a field for an output, has another type for it, or
-            has a field without a default that answers do not have.
-    """
-    fields = {field["name"]: field for field in schema.root["fields"]}
-    required = {name: "default" not in field for name, field in fields.items()}
-    called = names_in_schema(layout, names, required)
-    specs = {spec.name: spec for spec in layout.outputs}
-    values = {
-        name: _field_values(name, schema_name, schema, fields[schema_name]["type"], specs.get(name))
-        for name, schema_name in called.items()
-    }
-    write, parsed = fastavro.schemaless_writer, schema.root
-
-    def encode(row: dict[str, object]) -> bytes:
-        buffer = io.BytesIO()
-        write(buffer, parsed, row)
-        return buffer.getvalue()
-
-    return RowWriter(kind="Avro schema", head=head, called=called, values=values, encode=encode)
 
 
 def _field_values(
@@ -185,21 +137,34 @@ class AvroFormat:
         self.layout = layout
         self._target: AvroSchema | None = None
         if self.options.reader_schema_file:
-            self._target = _from_file(self.options.reader_schema_file, "reader_schema_file")
+            self._target = from_file(self.options.reader_schema_file, "reader_schema_file", _read)
             self.reader(self._target, None)  # rejected at the start if a field is missing
 
     def from_file(self) -> AvroSchema | None:
         """Return the schema of `schema_file`."""
         path = self.options.schema_file
-        return _from_file(path, "schema_file") if path else None
+        return from_file(path, "schema_file", _read) if path else None
 
-    def from_registry(self, text: str, others: Mapping[str, str]) -> AvroSchema:
-        """Return the schema of a registry's text."""
-        return read_schema(text, others)
+    from_registry = staticmethod(read_schema)
 
     def generated(self) -> AvroSchema:
-        """Return a schema with the fields of the answers."""
-        return read_schema(make_schema(self.layout, self.options))
+        """Return a schema of answers: a record, with arrays for vectors.
+
+        A passed field is nullable; its type is any scalar unless `types` names one.
+        """
+        called = field_names(self.layout, self.options.names)
+        fields: list[Node] = []
+        for name in self.layout.answered:
+            datatype = self.options.types.get(name)
+            kind = _ANY if datatype is None else ["null", _NATURAL[datatype]]
+            fields.append({"name": called[name], "type": kind, "default": None})
+        for spec in self.layout.outputs:
+            node: Node = _NATURAL[spec.datatype]
+            for _ in spec.shape:
+                node = {"type": "array", "items": node}
+            fields.append({"name": called[spec.name], "type": node})
+        record = {"type": "record", "name": "Answer", "namespace": "headrace", "fields": fields}
+        return read_schema(msgspec.json.encode(record).decode())
 
     def text(self, schema: AvroSchema) -> str:
         """Return the original text."""
@@ -215,17 +180,34 @@ class AvroFormat:
         return row_reader(schema, self._target, inputs=inputs, passed=self.layout.passed)
 
     def writer(self, schema: AvroSchema, number: int | None) -> RowWriter:
-        """Return the writer with a schema."""
+        """Return the writer with a schema.
+
+        Raises:
+            InvalidArgumentError: The schema lacks a field for an output, has another type for it,
+                or has a field without a default that answers do not have.
+        """
+        fields = {field["name"]: field for field in schema.root["fields"]}
+        required = {name: "default" not in field for name, field in fields.items()}
+        called = names_in_schema(self.layout, self.options.names, required)
+        specs = {spec.name: spec for spec in self.layout.outputs}
+        values = {
+            name: _field_values(name, field, schema, fields[field]["type"], specs.get(name))
+            for name, field in called.items()
+        }
+
+        def encode(row: dict[str, object]) -> bytes:
+            buffer = io.BytesIO()
+            fastavro.schemaless_writer(buffer, schema.root, row)
+            return buffer.getvalue()
+
         begin = b"" if number is None else head(number)
-        return row_writer(schema, self.layout, self.options.names, begin)
+        return RowWriter(
+            kind="Avro schema", head=begin, called=called, values=values, encode=encode
+        )
 
 
-def _from_file(path: str, description: str) -> AvroSchema:
-    try:
-        return read_schema(read_file(path, description).decode())
-    except (InvalidArgumentError, UnicodeDecodeError) as error:
-        msg = f"options.{description}: '{path}': {error}"
-        raise InvalidArgumentError(msg) from None
+def _read(content: bytes) -> AvroSchema:
+    return read_schema(content.decode())
 
 
 def make_reader(

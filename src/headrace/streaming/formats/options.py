@@ -2,9 +2,9 @@
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,6 +15,7 @@ from headrace.core.redact import VARIABLE, remember_resolved
 from headrace.core.variables import filled_in
 from headrace.streaming.formats import Column, FieldLayout
 
+T = TypeVar("T")
 _MAX_FILE: Final = 16 << 20
 _OF_REGISTRY: Final = frozenset(
     {"user", "password", "password_file", "token", "token_file", "ca_file", "subject", "register"}
@@ -137,6 +138,20 @@ def read_file(path: str, description: str) -> bytes:
         msg = f"options.{description}: '{path}' is larger than {_MAX_FILE} bytes"
         raise FailedPreconditionError(msg)
     return content
+
+
+def from_file(path: str, description: str, read: Callable[[bytes], T]) -> T:
+    """Return what `read` finds in a file that an option names.
+
+    Raises:
+        FailedPreconditionError: The file cannot be read.
+        InvalidArgumentError: Its content is not valid.
+    """
+    try:
+        return read(read_file(path, description))
+    except (InvalidArgumentError, UnicodeDecodeError) as error:
+        msg = f"options.{description}: '{path}': {error}"
+        raise InvalidArgumentError(msg) from None
 
 
 def authorization(options: SchemaOptions) -> tuple[str, str] | str | None:

@@ -6,9 +6,8 @@ text is parsed here. Answers are written as a given message, or as one generated
 """
 
 import base64
-from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
@@ -19,10 +18,9 @@ from headrace.core import Datatype, InvalidArgumentError
 from headrace.core.spec.stream_parts import StreamFormatSpec
 from headrace.streaming.formats import Column, FieldLayout, FieldSpec
 from headrace.streaming.formats.options import (
-    SchemaOptions,
     field_names,
+    from_file,
     plain_values,
-    read_file,
     read_options,
 )
 from headrace.streaming.formats.proto_rows import (
@@ -47,6 +45,9 @@ from headrace.streaming.formats.schema_values import (
     SchemaWriter,
     names_in_schema,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NATURAL: Final = {
     **dict.fromkeys((Datatype.INT8, Datatype.INT16, Datatype.INT32), FieldDescriptor.TYPE_INT32),
@@ -81,72 +82,7 @@ _FITS: Final = {
 }
 
 
-def make_schema(layout: FieldLayout, options: SchemaOptions) -> Any:  # noqa: ANN401  # protobuf ships no types
-    """Return the descriptor of answers: a message, with repeated fields for vectors and matrices.
-
-    Raises:
-        InvalidArgumentError: The type of a passed field is unknown.
-    """
-    called = field_names(layout, options.names)
-    file = FileDescriptorProto(name="answer.proto", package="headrace", syntax="proto3")
-    message = file.message_type.add(name="Answer")
-    for number, name in enumerate(layout.answered, start=1):
-        kind = options.types.get(name)
-        if kind is None:
-            msg = f"what type '{name}' has in the answers is not known: name it in options.types"
-            raise InvalidArgumentError(f"{msg}, or give the answers' schema")
-        message.field.add(
-            name=called[name],
-            number=number,
-            label=FieldDescriptor.LABEL_OPTIONAL,
-            type=_NATURAL[kind],
-            proto3_optional=True,
-            oneof_index=len(message.oneof_decl),
-        )
-        message.oneof_decl.add(name=f"_{called[name]}")
-    for spec in layout.outputs:
-        message.field.add(
-            name=called[spec.name],
-            number=len(message.field) + 1,
-            label=FieldDescriptor.LABEL_REPEATED if spec.shape else FieldDescriptor.LABEL_OPTIONAL,
-            type=_NATURAL[spec.datatype],
-        )
-    return file
-
-
-def message_writer(
-    descriptor: Any,  # noqa: ANN401  # as above
-    layout: FieldLayout,
-    names: Mapping[str, str],
-    head: bytes,
-) -> RowWriter:
-    """Return the writer of answers as messages of one type; each value begins with `head`.
-
-    Raises:
-        InvalidArgumentError: The type lacks a field for an output, has another type for it, or
-            requires more than answers have.
-    """
-    fields = descriptor.fields_by_name
-    required = {name: field.is_required for name, field in fields.items()}
-    called = names_in_schema(layout, names, required)
-    make = GetMessageClass(descriptor)
-    values: dict[str, Callable[[Column, int], list[object]]] = {
-        name: lambda column, _: list(column) for name in layout.answered
-    }
-    for spec in layout.outputs:
-        field = fields[called[spec.name]]
-        _check(spec, field)
-        values[spec.name] = partial(_output_values, field)
-    return RowWriter(
-        kind="Protobuf message",
-        head=head,
-        called=called,
-        values=values,
-        encode=lambda row: make(**row).SerializeToString(),
-    )
-
-
-def _output_values(field: Any, column: Column, rows: int) -> list[object]:  # noqa: ANN401  # as above
+def _output_values(field: Any, column: Column, rows: int) -> list[object]:  # noqa: ANN401  # protobuf ships no types
     assert isinstance(column, np.ndarray)
     flat = column.reshape(rows, -1) if field.is_repeated else column
     is_text = field.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_ENUM}
@@ -189,29 +125,49 @@ class ProtobufFormat:
     def from_file(self) -> ProtoFile | None:
         """Return the file of `descriptor_file` that has the message."""
         path = self.options.descriptor_file
-        if not path:
-            return None
-        try:
-            return from_descriptor_set(read_file(path, "descriptor_file"), self.options.message)
-        except InvalidArgumentError as error:
-            msg = f"options: '{path}': {error}"
-            raise InvalidArgumentError(msg) from None
+        read = partial(from_descriptor_set, message=self.options.message)
+        return from_file(path, "descriptor_file", read) if path else None
 
-    def from_registry(self, text: str, others: Mapping[str, str]) -> ProtoFile:
-        """Return the file of a registry's descriptor."""
-        return from_registry(text, others)
+    from_registry = staticmethod(from_registry)
 
     def generated(self) -> ProtoFile:
-        """Return a file with a message of the answers."""
-        return from_descriptor(make_schema(self.layout, self.options))
+        """Return a message of answers, with repeated fields for vectors and matrices.
+
+        Raises:
+            InvalidArgumentError: The type of a passed field is unknown.
+        """
+        called = field_names(self.layout, self.options.names)
+        file = FileDescriptorProto(name="answer.proto", package="headrace", syntax="proto3")
+        message = file.message_type.add(name="Answer")
+        for number, name in enumerate(self.layout.answered, start=1):
+            kind = self.options.types.get(name)
+            if kind is None:
+                msg = f"what type '{name}' has in the answers is not known: name it in"
+                raise InvalidArgumentError(f"{msg} options.types, or give the answers' schema")
+            message.field.add(
+                name=called[name],
+                number=number,
+                label=FieldDescriptor.LABEL_OPTIONAL,
+                type=_NATURAL[kind],
+                proto3_optional=True,
+                oneof_index=len(message.oneof_decl),
+            )
+            message.oneof_decl.add(name=f"_{called[name]}")
+        for spec in self.layout.outputs:
+            is_list = bool(spec.shape)
+            message.field.add(
+                name=called[spec.name],
+                number=len(message.field) + 1,
+                label=FieldDescriptor.LABEL_REPEATED if is_list else FieldDescriptor.LABEL_OPTIONAL,
+                type=_NATURAL[spec.datatype],
+            )
+        return from_descriptor(file)
 
     def text(self, schema: ProtoFile) -> str:
         """Return the descriptor in base64."""
         return base64.b64encode(schema.file.SerializeToString()).decode()
 
-    def path(self, value: bytes) -> tuple[MessagePath, int]:
-        """Return the path of a value's message, and the offset of its content."""
-        return message_path(value)
+    path = staticmethod(message_path)
 
     def reader(self, schema: ProtoFile, path: MessagePath | None) -> RowReader:
         """Return the reader of a file's message."""
@@ -223,10 +179,31 @@ class ProtobufFormat:
         return message_reader(descriptor, self.layout.inputs, self.layout.passed)
 
     def writer(self, schema: ProtoFile, number: int | None) -> RowWriter:
-        """Return the writer of a file's message."""
+        """Return the writer of a file's message.
+
+        Raises:
+            InvalidArgumentError: The message lacks a field for an output, has another type for it,
+                or requires more than answers have.
+        """
         descriptor = schema.find(self.options.message)
-        begin = b"" if number is None else message_head(number, schema.path_of(descriptor))
-        return message_writer(descriptor, self.layout, self.options.names, begin)
+        fields = descriptor.fields_by_name
+        required = {name: field.is_required for name, field in fields.items()}
+        called = names_in_schema(self.layout, self.options.names, required)
+        values: dict[str, Callable[[Column, int], list[object]]] = {
+            name: lambda column, _: list(column) for name in self.layout.answered
+        }
+        for spec in self.layout.outputs:
+            field = fields[called[spec.name]]
+            _check(spec, field)
+            values[spec.name] = partial(_output_values, field)
+        make = GetMessageClass(descriptor)
+        return RowWriter(
+            kind="Protobuf message",
+            head=b"" if number is None else message_head(number, schema.path_of(descriptor)),
+            called=called,
+            values=values,
+            encode=lambda row: make(**row).SerializeToString(),
+        )
 
 
 def make_reader(
