@@ -3,6 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
@@ -64,10 +66,12 @@ def test_a_record_comes_back_from_an_entry_of_redis_and_from_a_message_of_nats(
 ) -> None:
     record = NewRecord(topic="t", key=key, value=value, headers=headers, timestamp_s=12.5)
     lines = nats_messages.headers_of(record, sender="g")
+    reply = "$JS.ACK.s.c.1.3.1.1000000000.0"
+    message = Msg(Client(), reply=reply, data=value or b"", headers=lines)
 
     for found in (
         redis_link.record_of(PLACE, b"7-1", redis_link.fields_of(record)),
-        nats_messages.record_of(PLACE, 3, value or b"", lines, written_s=1),
+        nats_messages.record_of(PLACE, message),
     ):
         assert (found.key, found.value, found.headers) == (key, value, headers)
         assert found.timestamp_s == 12.5

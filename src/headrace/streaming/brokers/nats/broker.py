@@ -213,16 +213,8 @@ class NatsBroker:
         try:
             while len(records) < count:
                 batch = min(count - len(records), _BATCH_SIZE)
-                for message in await reader.fetch(batch, timeout=_READ_TIMEOUT_S):
-                    metadata = message.metadata
-                    record = record_of(
-                        partition,
-                        metadata.sequence.stream,
-                        message.data,
-                        message.headers,
-                        written_s=metadata.timestamp.timestamp(),
-                    )
-                    records.append(record)
+                messages = await reader.fetch(batch, timeout=_READ_TIMEOUT_S)
+                records += [record_of(partition, message) for message in messages]
         finally:
             await reader.unsubscribe()
             await link.stream_api.delete_consumer(stream, info.name)

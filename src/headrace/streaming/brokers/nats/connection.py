@@ -229,11 +229,18 @@ async def ensure(link: NatsLink, membership: Membership, topic: str, stream: str
     """Create the group's consumer unless it exists; set its timeout to this member's."""
     consumer = consumer_of(membership.group)
     info = await info_of(link, stream, consumer)
-    if info is None:
-        await link.stream_api.add_consumer(stream, _config(membership, topic))
-    elif info.config.ack_wait != membership.session_timeout_s:
-        changed = info.config.evolve(ack_wait=membership.session_timeout_s)
-        await link.stream_api.add_consumer(stream, changed)
+    if info is not None:
+        if info.config.ack_wait == membership.session_timeout_s:
+            return
+        config = info.config.evolve(ack_wait=membership.session_timeout_s)
+    else:
+        config = _base(consumer, topic, membership.session_timeout_s)
+        if membership.start_s is not None:
+            config.deliver_policy = api.DeliverPolicy.BY_START_TIME
+            config.opt_start_time = dt.datetime.fromtimestamp(membership.start_s, dt.UTC)
+        elif membership.start is not StartPosition.EARLIEST:
+            config.deliver_policy = api.DeliverPolicy.NEW
+    await link.stream_api.add_consumer(stream, config)
 
 
 async def move(
@@ -287,17 +294,6 @@ def _base(consumer: str, topic: str, ack_wait_s: float) -> api.ConsumerConfig:
         max_deliver=-1,
         filter_subject=topic,
         max_ack_pending=_MAX_IN_FLIGHT,
-    )
-
-
-def _config(membership: Membership, topic: str) -> api.ConsumerConfig:
-    config = _base(consumer_of(membership.group), topic, membership.session_timeout_s)
-    if membership.start_s is not None:
-        start = dt.datetime.fromtimestamp(membership.start_s, dt.UTC)
-        return config.evolve(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=start)
-    is_first = membership.start is StartPosition.EARLIEST
-    return config.evolve(
-        deliver_policy=api.DeliverPolicy.ALL if is_first else api.DeliverPolicy.NEW
     )
 
 

@@ -8,11 +8,14 @@ way.
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
 from headrace.streaming.records import Header, NewRecord, Record, TopicPartition, parse_seconds
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
 STATUS: Final = "Status"
@@ -49,26 +52,18 @@ def headers_of(record: NewRecord, *, sender: str) -> dict[str, str]:
     return headers
 
 
-def record_of(
-    partition: TopicPartition,
-    offset: int,
-    payload: bytes,
-    headers: Mapping[str, str] | None,
-    *,
-    written_s: float,
-    deliveries: int = 1,
-) -> Record:
-    """Return the record in a message."""
-    fields = headers or {}
+def record_of(partition: TopicPartition, message: "Msg") -> Record:
+    """Return the record in a message of a consumer."""
+    fields, metadata = message.headers or {}, message.metadata
     key = fields.get(_KEY)
     return Record(
         topic_partition=partition,
-        offset=offset,
+        offset=metadata.sequence.stream,
         key=None if key is None else unquoted(key),
-        value=None if _NULL in fields and not payload else payload,
+        value=None if _NULL in fields and not message.data else message.data,
         headers=_headers(fields),
-        timestamp_s=parse_seconds(fields.get(_TIMESTAMP), written_s),
-        deliveries=deliveries,
+        timestamp_s=parse_seconds(fields.get(_TIMESTAMP), metadata.timestamp.timestamp()),
+        deliveries=metadata.num_delivered,
     )
 
 

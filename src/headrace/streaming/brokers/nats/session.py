@@ -15,11 +15,7 @@ from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced
 from headrace.streaming.brokers.inbox import Inbox, SharedSession
 from headrace.streaming.brokers.nats import connection as groups
-from headrace.streaming.brokers.nats.connection import (
-    NatsLink,
-    acknowledge,
-    publish,
-)
+from headrace.streaming.brokers.nats.connection import NatsLink, acknowledge, publish
 from headrace.streaming.brokers.nats.messages import STATUS, record_of
 from headrace.streaming.records import NewRecord, TopicPartition
 
@@ -96,17 +92,8 @@ class NatsPull:
             if "consumer deleted" in description.lower():
                 self.fail(self.missing_group())
             return
-        metadata = message.metadata
-        record = record_of(
-            self.partition,
-            metadata.sequence.stream,
-            message.data,
-            headers,
-            written_s=metadata.timestamp.timestamp(),
-            deliveries=metadata.num_delivered,
-        )
         self._requested = max(self._requested - 1, 0)
-        self.inbox.offer([(record, message.reply)])
+        self.inbox.offer([(record_of(self.partition, message), message.reply)])
 
 
 _PROGRESS: Final = b"+WPI"
@@ -218,9 +205,7 @@ class NatsSession(SharedSession[str]):
         for partition in self._inbox.partitions:
             stream = await groups.stream_of(self._link, partition.topic)
             await groups.ensure(self._link, membership, partition.topic, stream)
-            own_subject = groups.member_subject(
-                partition.topic, membership.group, membership.member
-            )
+            own_subject = self._own_subject(partition)
             group_subject = groups.group_subject(partition.topic, membership.group)
             await groups.responds(self._link, own_subject, b"%d %b" % (self._epoch, _JOINS))
             self._is_alone = self._is_alone and not await groups.responds(self._link, group_subject)
@@ -253,14 +238,15 @@ class NatsSession(SharedSession[str]):
         if message.reply:
             await message.respond(b"left")
 
+    def _own_subject(self, partition: TopicPartition) -> str:
+        membership = self._membership
+        return groups.member_subject(partition.topic, membership.group, membership.member)
+
     async def _on_reconnected(self) -> None:
         """Reset requests: the server may have forgotten them."""
-        membership = self._membership
         for partition, pull in self._pulls.items():
             pull.forget()
-            own_subject = groups.member_subject(
-                partition.topic, membership.group, membership.member
-            )
+            own_subject = self._own_subject(partition)
             await self._link.client.publish(own_subject, b"%d %b" % (self._epoch, _IS_RECONNECTED))
         self._inbox.wake()
 
