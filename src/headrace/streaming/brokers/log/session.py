@@ -62,7 +62,8 @@ class LogSession:
         self._turn = 0
         self._is_closed = False
         self._woken = threading.Event()
-        self._problem = ""
+        self.problem = ""
+        """See `ConsumerSession`."""
         self._fatal_error: HeadraceError | None = None
         self._generation = -1
         self._heartbeat_at = 0.0
@@ -70,11 +71,6 @@ class LogSession:
         with file.writing("join a group of") as db:
             self._epoch = groups.join(db, self._topics, membership, clock.now())
         self._is_notified = file.notifier.listen(f"{self._epoch:x}")
-
-    @property
-    def problem(self) -> str:
-        """Why no records are read or written; see `ConsumerSession`."""
-        return self._problem
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """Return available records, at most about 32 MB; see `ConsumerSession`."""
@@ -84,9 +80,9 @@ class LogSession:
         while True:
             try:
                 records = self._step(max_records)
-                self._problem = ""
+                self.problem = ""
             except _RETRYABLE as error:
-                records, pause_s, self._problem = [], _RETRY_PAUSE_S, str(error)
+                records, pause_s, self.problem = [], _RETRY_PAUSE_S, str(error)
             left_s = deadline - self._clock.monotonic()
             if records or left_s <= 0:
                 return records
