@@ -211,11 +211,7 @@ class KafkaReader:
                 return consumer.list_topics(topic, timeout=_PART_S)
             except KafkaException as error:
                 consumer.poll(0)
-                is_refused = (
-                    self._connection_error is not None
-                    and self._connection_error.code() == AUTHENTICATION
-                )
-                if is_refused or self._clock.monotonic() >= until:
+                if self._is_refused or self._clock.monotonic() >= until:
                     operation = f"read metadata of topic '{topic}'"
                     raise self._failure(error_of(error), operation) from error
 
@@ -257,11 +253,13 @@ class KafkaReader:
         )
 
     def _on_error(self, error: KafkaError) -> None:
-        is_refused = (
-            self._connection_error is not None and self._connection_error.code() == AUTHENTICATION
-        )
-        if error.code() in CONNECTION and not is_refused:
+        if error.code() in CONNECTION and not self._is_refused:
             self._connection_error = error
+
+    @property
+    def _is_refused(self) -> bool:
+        error = self._connection_error
+        return error is not None and error.code() == AUTHENTICATION
 
     @contextmanager
     def _open(self) -> Iterator[Consumer]:
