@@ -21,12 +21,10 @@ from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWi
 from headrace.streaming.formats import Column, ValueReader
 from headrace.streaming.records import MAX_TIME_S, Record, shown, unix_time
 
-MICROSECONDS: Final = 1_000_000
-
 
 def microseconds(seconds: float) -> int:
     """Return the number of whole microseconds nearest to a duration or a Unix time."""
-    return round(seconds * MICROSECONDS)
+    return round(seconds * 1_000_000)
 
 
 def pane_us(window: StreamWindowSpec) -> int:
@@ -84,15 +82,10 @@ class WindowDefinition:
     size_us: int
     slide_us: int
 
-    def bounds(self, at_us: int) -> tuple[int, int]:
-        """Return start and end (exclusive) of the newest window that contains a moment."""
-        end = (at_us // self.slide_us + 1) * self.slide_us
-        return end - self.size_us, end
-
     def value(
         self, panes: Mapping[int, Pane], order: Sequence[int], pane_us: int, at_us: int
     ) -> Number:
-        """Return the window's value.
+        """Return the value of the newest window that contains a moment.
 
         Args:
             panes: By number.
@@ -100,7 +93,8 @@ class WindowDefinition:
             pane_us: Length of a pane.
             at_us: The moment.
         """
-        start, end = self.bounds(at_us)
+        end = (at_us // self.slide_us + 1) * self.slide_us  # exclusive
+        start = end - self.size_us
         first, last = bisect_left(order, start // pane_us), bisect_left(order, end // pane_us)
         return _aggregate(self.function, [panes[number] for number in order[first:last]])
 

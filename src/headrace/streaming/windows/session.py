@@ -92,7 +92,11 @@ class _Held:
 
 
 class Windows:
-    """Windows of one session."""
+    """Windows of one session.
+
+    Raises:
+        UnsupportedError: The broker has no partitions, or a package of the format is not installed.
+    """
 
     def __init__(
         self,
@@ -112,7 +116,10 @@ class Windows:
         self._settings = settings
         self._windows = settings.windows
         self._plan = plan_windows(settings.windows)
-        self._events = make_events(settings, self._plan)
+        names = fields_of(settings.windows)
+        layout = FieldLayout(inputs=(), outputs=(), passed=names)
+        reads = make_reader(settings.format, layout) if names else None
+        self._events = Events(settings.windows, self._plan, reads)
         self._broker = broker
         self._counters = counters
         self._clock = clock
@@ -314,19 +321,6 @@ class Windows:
         self._counters.incomplete += not how.is_whole
         short = "" if how.is_whole else "; older records were deleted and may be missing"
         _log.warning("windows of %s are rebuilt from %d records%s", name, behind, short)
-
-
-def make_events(settings: WorkerSettings, plan: WindowPlan) -> Events:
-    """Return the converter of a stream's records to events.
-
-    Raises:
-        UnsupportedError: A package that its format needs is not installed.
-    """
-    assert settings.windows is not None
-    names = fields_of(settings.windows)
-    layout = FieldLayout(inputs=(), outputs=(), passed=names)
-    reads = make_reader(settings.format, layout) if names else None
-    return Events(settings.windows, plan, reads)
 
 
 def _definition(settings: StreamWindowsSpec, plan: WindowPlan) -> str:
