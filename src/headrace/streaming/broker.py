@@ -7,6 +7,7 @@ may be called from others. Times are Unix times.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import Protocol
 
 from headrace.core import ConflictError
@@ -252,7 +253,4 @@ def span_from(broker: Broker, topics: Sequence[str], at_s: float) -> OffsetRange
 
 def committed(broker: Broker, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
     """Return the committed offsets of a group for all of its topics."""
-    offsets: dict[TopicPartition, int] = {}
-    for topic in topics:
-        offsets |= broker.committed(group, topic)
-    return offsets
+    return dict(chain.from_iterable(broker.committed(group, topic).items() for topic in topics))

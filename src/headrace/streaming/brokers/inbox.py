@@ -37,28 +37,24 @@ class PartitionBuffer(Generic[T]):
     def __init__(self) -> None:
         self.is_paused = False
         self._order: list[int] = []
-        self._waiting: dict[int, Held[T]] = {}
+        self.waiting: dict[int, Held[T]] = {}
+        """Received records that were not delivered."""
         self._delivered: dict[int, Held[T]] = {}
-
-    @property
-    def waiting(self) -> int:
-        """Number of received records that were not delivered."""
-        return len(self._waiting)
 
     @property
     def held(self) -> list[Held[T]]:
         """All records of this member."""
-        return [*self._delivered.values(), *self._waiting.values()]
+        return [*self._delivered.values(), *self.waiting.values()]
 
     def offer(self, record: Record, token: T) -> None:
         """Add a received record; a redelivered one only replaces its token."""
         offset = record.offset
-        for held in (self._delivered, self._waiting):
+        for held in (self._delivered, self.waiting):
             if offset in held:
                 held[offset] = (held[offset][0], token)
                 return
         heapq.heappush(self._order, offset)
-        self._waiting[offset] = (record, token)
+        self.waiting[offset] = (record, token)
 
     def can_deliver(self) -> bool:
         """Return whether a record waits that is newer than all delivered ones."""
@@ -71,7 +67,7 @@ class PartitionBuffer(Generic[T]):
         records: list[Record] = []
         while len(records) < max_records and self.can_deliver():
             offset = heapq.heappop(self._order)
-            held = self._waiting.pop(offset)
+            held = self.waiting.pop(offset)
             self._delivered[offset] = held
             records.append(held[0])
         return records
@@ -197,7 +193,7 @@ class Inbox(Generic[T]):
     def waiting(self) -> int:
         """Return the number of received records that were not delivered."""
         with self._changed:
-            return sum(buffer.waiting for buffer in self._buffers.values())
+            return sum(len(buffer.waiting) for buffer in self._buffers.values())
 
     def open_partitions(self) -> list[TopicPartition]:
         """Return partitions to read: not paused, and without records that must wait."""
@@ -210,7 +206,7 @@ class Inbox(Generic[T]):
 
     def _want(self, max_records: int) -> None:
         self._demand = max(
-            max_records - sum(buffer.waiting for buffer in self._buffers.values()), 0
+            max_records - sum(len(buffer.waiting) for buffer in self._buffers.values()), 0
         )
         if self._demand:
             self._changed.notify_all()
