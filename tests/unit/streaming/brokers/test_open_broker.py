@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
-from headrace.streaming.brokers import _KINDS, open_broker
+from headrace.streaming.brokers import open_broker
 from headrace.streaming.brokers.checks import check_topic
 
 
@@ -42,10 +42,6 @@ def test_a_url_that_says_something_wrong_is_refused_before_a_connection(
             open_broker(url, home=tmp_path).create_topic("t")
         assert len(str(refused.value)) < 300
     assert list(tmp_path.iterdir()) == []
-
-
-def test_every_kind_is_a_module_beside_this_and_an_extra() -> None:
-    assert {kind.module for kind in _KINDS.values()} == {"kafka", "nats", "redis", "pulsar"}
 
 
 def test_a_client_that_is_not_installed_is_named_with_its_extra(
