@@ -76,7 +76,10 @@ class RedisBroker:
         name = quote(membership.member, safe=" /:")
         consumer = f"{name}#{secrets.token_hex(_EPOCH_BYTES)}"
         timeout_ms = max(int(membership.session_timeout_s * 1000), 1)
-        arguments = (membership.group, _first_id(membership), consumer, f"{name}#", timeout_ms)
+        last_id = b"0" if membership.start is StartPosition.EARLIEST else b"$"  # it does not read
+        if membership.start_s is not None:
+            last_id = id_of(offset_at(membership.start_s) - 1)
+        arguments = (membership.group, last_id, consumer, f"{name}#", timeout_ms)
         for topic in membership.topics:
             keys = (topic, members_key(topic, membership.group))
             self._link.run(f"join the readers of {topic}", scripts.JOIN, keys, arguments)
@@ -191,10 +194,3 @@ class RedisBroker:
         command = ("XRANGE", topic, id_of(offset), "+", "COUNT", max_records)
         answer = self._link.ask(f"read {topic}", *command)
         return cast("list[tuple[bytes, list[bytes]]]", answer)
-
-
-def _first_id(membership: Membership) -> bytes:
-    """Return the last id that a new group does not read."""
-    if membership.start_s is not None:
-        return id_of(offset_at(membership.start_s) - 1)
-    return b"0" if membership.start is StartPosition.EARLIEST else b"$"
