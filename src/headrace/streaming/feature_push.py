@@ -68,9 +68,10 @@ class Pusher:
         rows: list[dict[str, object]] = []
         positions: list[int] = []
         readable = [position for position in range(len(records)) if position not in errors]
+        columns = {**columns, **added.select(readable).columns}
         for row_index, position in enumerate(readable):
             try:
-                rows.append(self._row(records[position], position, row_index, columns, added))
+                rows.append(self._row(records[position], row_index, columns))
                 positions.append(position)
             except InvalidArgumentError as wrong:
                 errors[position] = wrong
@@ -84,19 +85,9 @@ class Pusher:
         return errors
 
     def _row(
-        self,
-        record: Record,
-        position: int,
-        row_index: int,
-        columns: Mapping[str, Column],
-        added: Added,
+        self, record: Record, row_index: int, columns: Mapping[str, Column]
     ) -> dict[str, object]:
-        row: dict[str, object] = {
-            name: added.columns[field][position]
-            if field in added.columns
-            else columns[field][row_index]
-            for name, field in self._fields.items()
-        }
+        row = {name: columns[field][row_index] for name, field in self._fields.items()}
         if all(row[feature.name] is None for feature in self._view.features):
             names = ", ".join(self._fields[feature.name] for feature in self._view.features)
             msg = f"the record has none of the features of view '{self._view.name}': {names}"
