@@ -25,13 +25,12 @@ from headrace.streaming.formats.options import (
     plain_values,
     read_options,
 )
-from headrace.streaming.formats.registry import HEAD_BYTES, SchemaRegistry, head
+from headrace.streaming.formats.registry import HEAD_BYTES, head
 from headrace.streaming.formats.schema_values import (
     MessagePath,
     RowReader,
     RowWriter,
-    SchemaReader,
-    SchemaWriter,
+    makers,
     names_in_schema,
 )
 
@@ -210,15 +209,4 @@ def _read(content: bytes) -> AvroSchema:
     return read_schema(content.decode())
 
 
-def make_reader(
-    settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
-) -> SchemaReader[AvroSchema]:
-    """Return the reader; see `SchemaReader`."""
-    return SchemaReader(AvroFormat(settings, layout), registry)
-
-
-def make_writer(
-    settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
-) -> SchemaWriter[AvroSchema]:
-    """Return the writer; see `SchemaWriter`."""
-    return SchemaWriter(AvroFormat(settings, layout), registry)
+make_reader, make_writer = makers(AvroFormat)

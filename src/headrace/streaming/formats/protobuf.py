@@ -33,7 +33,6 @@ from headrace.streaming.formats.proto_rows import (
 )
 from headrace.streaming.formats.registry import (
     HEAD_BYTES,
-    SchemaRegistry,
     message_head,
     message_path,
 )
@@ -41,8 +40,7 @@ from headrace.streaming.formats.schema_values import (
     MessagePath,
     RowReader,
     RowWriter,
-    SchemaReader,
-    SchemaWriter,
+    makers,
     names_in_schema,
 )
 
@@ -206,15 +204,4 @@ class ProtobufFormat:
         )
 
 
-def make_reader(
-    settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
-) -> SchemaReader[ProtoFile]:
-    """Return the reader; see `SchemaReader`."""
-    return SchemaReader(ProtobufFormat(settings, layout), registry)
-
-
-def make_writer(
-    settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
-) -> SchemaWriter[ProtoFile]:
-    """Return the writer; see `SchemaWriter`."""
-    return SchemaWriter(ProtobufFormat(settings, layout), registry)
+make_reader, make_writer = makers(ProtobufFormat)

@@ -20,6 +20,7 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
+from headrace.core.spec.stream_parts import StreamFormatSpec
 from headrace.streaming.formats import Column, FieldLayout, Fields, without_value
 from headrace.streaming.formats.options import SchemaOptions, field_names
 from headrace.streaming.formats.registry import Schema, SchemaRegistry, schema_id
@@ -299,6 +300,24 @@ class SchemaWriter(Generic[S]):
         except NotFoundError as error:
             msg = f"{error}; register the answers' schema, or set options.register to true"
             raise FailedPreconditionError(msg) from None
+
+
+def makers(
+    make: Callable[[StreamFormatSpec, FieldLayout], SchemaFormat[S]],
+) -> tuple[Callable[..., SchemaReader[S]], Callable[..., SchemaWriter[S]]]:
+    """Return `make_reader` and `make_writer` of a format's module; tests replace the registry."""
+
+    def make_reader(
+        settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
+    ) -> SchemaReader[S]:
+        return SchemaReader(make(settings, layout), registry)
+
+    def make_writer(
+        settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
+    ) -> SchemaWriter[S]:
+        return SchemaWriter(make(settings, layout), registry)
+
+    return make_reader, make_writer
 
 
 def _read_schema(form: SchemaFormat[S], registry: SchemaRegistry, number: int) -> S:
