@@ -9,8 +9,7 @@ while it has the claim, under the epoch (a number) that it received when it join
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -24,15 +23,14 @@ _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moves:
+class Moves(NamedTuple):
     """Assignment changes of a member, as partition ids."""
 
-    lost: tuple[int, ...] = ()
+    lost: tuple[int, ...]
     """Partitions that another member has already."""
-    surplus: tuple[int, ...] = ()
+    surplus: tuple[int, ...]
     """Partitions to revoke."""
-    assigned: tuple[int, ...] = ()
+    assigned: tuple[int, ...]
     """Newly assigned partitions."""
 
 
