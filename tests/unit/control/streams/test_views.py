@@ -8,7 +8,6 @@ import pytest
 from headrace.autoscale.stream import StreamScaleState
 from headrace.control.model.desired import DesiredStream
 from headrace.control.model.observed import MANY_FAILURES, STABLE_AFTER_S
-from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import WorkerPhase
 from headrace.control.streams.reports import (
     event_of,
@@ -35,6 +34,7 @@ from headrace.streaming.settings import (
     WorkerState,
 )
 from tests.metrics import exposed
+from tests.unit.control.streams.test_workers import worker
 
 NOW = 1_764_000_000.0
 SETTINGS = WorkerSettings(
@@ -48,20 +48,6 @@ SETTINGS = WorkerSettings(
 )
 PROMISE = StreamPromise(stream="pay", lag_s=None, dead_letters=None)
 WANTED = DesiredStream(name="pay", model="fraud:1", settings=SETTINGS)
-
-
-def worker(
-    *, phase: WorkerPhase = WorkerPhase.READY, failures: int = 0, endpoint: bool = False
-) -> StreamWorker:
-    record = WorkerRecord(stream="pay", index=0, serial=1, revision="a")
-    return StreamWorker(
-        record=record,
-        process=None,
-        since=0.0,
-        phase=phase,
-        failures=failures,
-        asks_endpoint=endpoint,
-    )
 
 
 def said(state: WorkerState = WorkerState.RUNNING, dead_letters: int = 0) -> StreamStatus:
@@ -99,7 +85,7 @@ def test_a_worker_that_waits_for_its_broker_takes_none() -> None:
 
 
 def test_a_worker_that_starts_is_a_member_as_soon_as_it_says_so() -> None:
-    one = worker(phase=WorkerPhase.STARTING)
+    one = worker(WorkerPhase.STARTING)
 
     assert not note_status(one, said(WorkerState.STARTING), rate=0.0, now=1.0)
     assert note_status(one, said(), rate=0.0, now=2.0)
@@ -243,7 +229,7 @@ def test_a_worker_that_stopped_before_a_record_is_not_called_crashing() -> None:
 
 
 def test_records_that_retention_deleted_are_an_event_once_and_not_of_an_adopted_worker() -> None:
-    fresh, adopted, known = worker(phase=WorkerPhase.STARTING), worker(), worker()
+    fresh, adopted, known = worker(WorkerPhase.STARTING), worker(), worker()
     known.status = msgspec.structs.replace(said(), expired=300)
     event = expired_event(known, 7, timestamp=NOW)
 

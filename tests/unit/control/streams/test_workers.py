@@ -1,6 +1,5 @@
 """What the end of a worker means, and what is told of it."""
 
-import math
 import signal
 
 import msgspec
@@ -24,7 +23,6 @@ from headrace.control.streams.workers import (
 )
 from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
-    EXIT_STOPPED_BY_RECORD,
     PartitionStatus,
     ScoringEndpoint,
     StreamStatus,
@@ -34,11 +32,16 @@ from headrace.streaming.settings import (
 
 
 def worker(
-    phase: WorkerPhase = WorkerPhase.READY, *, since: float = 0.0, endpoint: bool = False
+    phase: WorkerPhase = WorkerPhase.READY, *, failures: int = 0, endpoint: bool = False
 ) -> StreamWorker:
-    record = WorkerRecord(stream="pay", index=1, serial=1, revision="a", restarts=2)
+    record = WorkerRecord(stream="pay", index=0, serial=1, revision="a", restarts=2)
     return StreamWorker(
-        record=record, process=None, since=since, phase=phase, asks_endpoint=endpoint
+        record=record,
+        process=None,
+        since=0.0,
+        phase=phase,
+        failures=failures,
+        asks_endpoint=endpoint,
     )
 
 
@@ -88,9 +91,7 @@ def test_one_that_crashed_starts_later_each_time() -> None:
 
 
 def test_one_that_ran_for_long_is_forgiven() -> None:
-    ended = worker(since=0.0)
-    ended.failures = 7
-
+    ended = worker(failures=7)
     note_end(ended, 1, last_line="why", now=STABLE_AFTER_S)
 
     assert (ended.failures, ended.message) == (1, "why")
@@ -103,13 +104,6 @@ def test_a_model_that_cannot_be_loaded_is_tried_seldom_an_endpoint_soon() -> Non
 
     assert model.start_at > 10 * endpoint.start_at
     assert model.is_dead_end
-
-
-def test_one_that_stopped_before_a_record_waits_for_a_person() -> None:
-    ended = worker()
-    note_end(ended, EXIT_STOPPED_BY_RECORD, last_line="in/0 at 7", now=0.0)
-
-    assert ended.start_at == math.inf
 
 
 def test_pausing_is_no_new_revision_and_everything_else_is() -> None:
@@ -138,7 +132,7 @@ def test_a_worker_is_told_with_what_it_says_itself() -> None:
     )
     told = worker_view(one, "b", now=0.0)
 
-    assert (told.member, told.state, told.restarts) == ("pay-1", "running", 2)
+    assert (told.member, told.state, told.restarts) == ("pay-0", "running", 2)
     assert (told.lag_records, told.partitions) == (7, ("in/0", "in/1"))
     assert (told.message, told.outdated) == ("the broker is away", True)
 

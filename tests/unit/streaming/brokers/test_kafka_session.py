@@ -1,7 +1,7 @@
 """Kafka sessions read what is theirs, and end although the client reports no error."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from headrace.streaming.brokers.kafka.offsets import Assigning, PartitionOffsets
 from headrace.streaming.brokers.kafka.session import STALLED_AFTER_S, KafkaSession, KafkaSource
 from headrace.streaming.records import TopicPartition
 from headrace.testing.virtual_time import TurnedClock
+from tests.unit.streaming.world import Reader
 
 SESSION_TIMEOUT_S = 10.0
 MEMBERSHIP = Membership(group="g", member="m", topics=("t",), session_timeout_s=SESSION_TIMEOUT_S)
@@ -106,14 +107,6 @@ class Client:
     def serve(self) -> None: ...
 
 
-class Listener:
-    """A member without records."""
-
-    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
-    def on_lost(self, partitions: Sequence[TopicPartition]) -> None: ...
-
-
 def session(join_state: str, *, end: int = 5) -> tuple[KafkaSession, Client]:
     clock = TurnedClock()
     client = Client(clock)
@@ -121,7 +114,7 @@ def session(join_state: str, *, end: int = 5) -> tuple[KafkaSession, Client]:
     health.on_statistics(json.dumps({"cgrp": {"join_state": join_state}}))
     made = KafkaSession(
         MEMBERSHIP,
-        Listener(),
+        Reader(),
         assigning(clock),
         end_offsets=lambda partitions: dict.fromkeys(partitions, end),
         check_topic=lambda _: None,

@@ -26,6 +26,7 @@ from tests.unit.streaming.world import (
     IN,
     OUT,
     Member,
+    answer,
     broker_with,
     settings,
     where,
@@ -65,19 +66,8 @@ class Watcher(Member):
                 found.append(writer().failed(record, error, attempts=1, now_s=now_s))
                 continue
             values = [columns[name][at] for name in ("n", "s", "m")]
-            value = (
-                f"{record.topic_partition.topic}/{record.topic_partition.partition}@{record.offset}"
-            )
             header = ("windows", msgspec.json.encode(values))
-            found.append(
-                NewRecord(
-                    topic=OUT,
-                    partition=record.topic_partition.partition,
-                    key=record.key,
-                    value=value.encode(),
-                    headers=(header,),
-                )
-            )
+            found.append(msgspec.structs.replace(answer(record), headers=(header,)))
         return found
 
 
