@@ -71,12 +71,6 @@ class Counters:
     deliver: Histogram = field(default_factory=Histogram)
     windows: WindowCounters = field(default_factory=WindowCounters)
 
-    def scored(self, *, seconds: float, runs: int, rows: int) -> None:
-        """Count a finished attempt of a batch."""
-        self.score.observe(seconds)
-        self.runs += runs
-        self.rows += rows
-
     def delivered(self, due: DueDelivery, *, now_s: float, seconds: float) -> None:
         """Count answers that were passed to the broker.
 

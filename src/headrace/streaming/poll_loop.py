@@ -309,7 +309,9 @@ class PollLoop:
         for finished in self._runner.finished():
             self._running.pop(finished.batch, None)  # absent for a batch of the previous session
             self._is_fast = finished.seconds < FAST_BATCH_S
-            self._counters.scored(seconds=finished.seconds, runs=finished.runs, rows=finished.rows)
+            self._counters.score.observe(finished.seconds)
+            self._counters.runs += finished.runs
+            self._counters.rows += finished.rows
             if isinstance(finished.result, HeadraceError):
                 self._failed(finished.batch, finished.result, now)
             else:
