@@ -103,20 +103,16 @@ class JsonObjects:
         """Return the values of answers; see `ValueWriter.encode`."""
         if not self._answer:
             return [b"{}"] * rows
-        texts, depths = [], []
+        texts, members = [], []
         for name in self._answer:
             if name in self._passed:
                 text, depth = list(map(msgspec.json.encode, columns[name])), 0
             else:
                 text, depth = cut_rows(cast("Array", columns[name]))
             texts.append(text)
-            depths.append(depth)
-        # An object with these names, and the brackets around each value.
-        names = self._answer
-        members = [
-            orjson.dumps(name).replace(b"%", b"%%") + b":" + b"[" * depth + b"%b" + b"]" * depth
-            for name, depth in zip(names, depths, strict=True)
-        ]
+            # A member of an object with this name, and the brackets around its value.
+            key = orjson.dumps(name).replace(b"%", b"%%")
+            members.append(key + b":" + b"[" * depth + b"%b" + b"]" * depth)
         pattern = b"{" + b",".join(members) + b"}"
         return [pattern % values for values in zip(*texts, strict=True)]
 
