@@ -358,6 +358,7 @@ hostnames:
   requestHeaderModifier:
     remove:
       - x-headrace-split
+      - x-headrace-weights
       - x-headrace-unit
       - x-headrace-shadow
       - x-headrace-pair

@@ -10,6 +10,8 @@ TIMEOUT_HEADER: Final = "x-headrace-timeout-s"
 
 SPLIT_HEADER: Final = "x-headrace-split"
 """Id of the rollout or experiment whose split routed the request."""
+WEIGHTS_HEADER: Final = "x-headrace-weights"
+"""Weights of the split, if the gateway logs the arm of each request."""
 UNIT_HEADER: Final = "x-headrace-unit"
 """Value of the caller's key in a sticky split."""
 SHADOW_HEADER: Final = "x-headrace-shadow"
@@ -38,6 +40,7 @@ LEASE_HEADER: Final = "x-headrace-lease"
 """Rate limit decision to which a request's rows are charged."""
 INTERNAL_HEADERS: Final = (
     SPLIT_HEADER,
+    WEIGHTS_HEADER,
     UNIT_HEADER,
     SHADOW_HEADER,
     PAIR_HEADER,

@@ -1,5 +1,6 @@
 """Data plane: Envoy's configuration and Envoy itself. Imports `scoring` and below."""
 
+from headrace.gateway.access_log import RoutedRequest, read_arms
 from headrace.gateway.binary import (
     GATEWAY_USER,
     EnvoyNotFoundError,
@@ -64,6 +65,7 @@ __all__ = [
     "NotOurGatewayError",
     "PortInUseError",
     "RevisionTarget",
+    "RoutedRequest",
     "SecretFiles",
     "Snapshot",
     "SnapshotBuilder",
@@ -77,6 +79,7 @@ __all__ = [
     "gateway_user",
     "listen_unix",
     "make_private",
+    "read_arms",
     "runtime_dir",
     "socket_mode",
     "usable_key_set",

@@ -1,17 +1,23 @@
-"""Envoy's request log: the logged requests and their fields.
+"""Envoy's request log, and its log of the arms that splits chose: their requests and fields.
 
 Lines are buffered for up to a second. Envoy appends without limit: rotate by renaming the file and
-reopening it (`EnvoyGateway.rotate_access_log`). Lines are JSON, so callers' values stay inside
-their quotes, and values that callers can make long are truncated.
+reopening it (`EnvoyGateway.rotate_logs`). Lines are JSON, so callers' values stay inside their
+quotes, and values that callers can make long are truncated.
 
 An endpoint's own settings are in the metadata of its routes: they change without the listener,
 whose connections would be closed.
 """
 
+import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, assert_never
 
+import msgspec
+
+from headrace.core.files import size_of
+from headrace.core.headers import SPLIT_HEADER, UNIT_HEADER, WEIGHTS_HEADER
 from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec
 from headrace.gateway.resources import (
     ANSWERED_BY,
@@ -20,12 +26,14 @@ from headrace.gateway.resources import (
     Json,
     Resource,
     expression,
+    header_matches,
     seconds,
     status_is,
     typed,
 )
 from headrace.gateway.scripts import USAGE_METADATA
 
+_TO_FILE: Final = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
 METADATA: Final = "headrace"
 """Metadata key under which routes store their endpoint's log settings."""
 _FIRST_ERROR: Final = 400
@@ -70,10 +78,90 @@ def access_log(path: Path, settings: RequestLogSpec) -> Resource:
     """Return a logger that appends to `path`, without query strings: they may contain secrets."""
     logger = typed(
         "headrace.access_log",
-        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        _TO_FILE,
         {"path": str(path), "log_format": {"json_format": _FIELDS}},
     )
     return {**logger, "filter": _any(*_filter_expression(settings))}
+
+
+_ARMS_BYTES: Final = 4 << 20
+
+
+class RoutedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request of a split: its id, its caller's key in plain text, and the split's choice."""
+
+    answer_id: str
+    unit: str | None
+    split_id: str
+    weights: str
+    """`EndpointRoute.logged_weights`."""
+    cluster: str | None
+
+
+def arms_log(path: Path) -> Resource:
+    """Return a logger that appends each request with `WEIGHTS_HEADER` to `path` when it ends."""
+    fields: Resource = {
+        "answer_id": "%REQ(X-REQUEST-ID):256%",
+        "unit": f"%REQ({UNIT_HEADER}):256%",
+        "split_id": f"%REQ({SPLIT_HEADER})%",
+        "weights": f"%REQ({WEIGHTS_HEADER})%",
+        # With a fallback, the cluster that the split chose, not the one that answered.
+        "cluster": "%UPSTREAM_CLUSTER_RAW%",
+    }
+    config: Resource = {"path": str(path), "log_format": {"json_format": fields}}
+    logger = typed("headrace.arms_log", _TO_FILE, config)
+    return {**logger, "filter": header_matches(WEIGHTS_HEADER, present_match=True)}
+
+
+def _previous_arms(path: Path) -> tuple[int, Path]:
+    """Return number and name of the newest renamed log of arms; 0 and no file if there is none."""
+    names = {int(file.suffix[1:]): file for file in path.parent.glob(f"{path.name}.*")}
+    return max(names.items(), default=(0, path.with_name(f"{path.name}.0")))
+
+
+def rotate_arms(path: Path) -> bool:
+    """Remove all requests in the log of arms but those since the last call.
+
+    Return whether Envoy must reopen the file. Files are numbered: inodes would be used again.
+    """
+    number, previous = _previous_arms(path)
+    if size_of(path):
+        path.rename(path.with_name(f"{path.name}.{number + 1}"))
+        previous.unlink(missing_ok=True)
+        return True
+    if not size_of(previous):
+        return False
+    os.truncate(previous, 0)
+    return True
+
+
+def read_arms(path: Path, after: tuple[int, int]) -> tuple[list[RoutedRequest], tuple[int, int]]:
+    """Return the next 4 MiB of requests in the log of arms, and the position behind them. Blocking.
+
+    Args:
+        path: The current file.
+        after: Number of a file and offset. If it is gone, the oldest file is read from its start.
+    """
+    number, previous = _previous_arms(path)
+    after = after if after[0] <= number + 1 else (0, 0)
+    # Envoy writes to one file only: if the current one is not empty, the previous one is complete.
+    files = [(number, previous), (number + 1, path)][: 2 if size_of(path) else 1]
+    for file_number, name in files[max(after[0] - number, 0) :]:
+        offset = after[1] if file_number == after[0] else 0
+        data = b""
+        with contextlib.suppress(FileNotFoundError), name.open("rb") as file:
+            file.seek(offset)
+            data = file.read(_ARMS_BYTES)
+        if _previous_arms(path)[0] != number:
+            break  # renamed meanwhile
+        data = data[: data.rfind(b"\n") + 1]
+        requests = []
+        for line in data.splitlines():
+            with contextlib.suppress(msgspec.DecodeError):  # a killed Envoy wrote a part of it
+                requests.append(msgspec.json.decode(line, type=RoutedRequest))
+        if data:
+            return requests, (file_number, offset + len(data))
+    return [], after
 
 
 def log_metadata(log: EndpointLogSpec | None) -> Resource:

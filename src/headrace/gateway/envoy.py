@@ -18,6 +18,7 @@ from urllib.parse import quote
 from headrace.core import FailedPreconditionError
 from headrace.core.files import size_of
 from headrace.core.processes import Process, command_of, run
+from headrace.gateway.access_log import rotate_arms
 from headrace.gateway.binary import (
     GatewayUnavailableError,
     NotOurGatewayError,
@@ -174,6 +175,7 @@ class EnvoyGateway:
         except BaseException:
             process.close()
             raise
+        self._make_logs()  # an earlier version has fewer
         self._hold(process)
 
     async def publish(self, snapshot: Snapshot) -> None:
@@ -335,10 +337,13 @@ class EnvoyGateway:
     async def rotate_logs(self, *, max_bytes: int = _LOG_BYTES) -> None:
         """Limit each log and its predecessor (`.1`) to about `max_bytes`; call it periodically."""
         await asyncio.to_thread(truncate, self.log_path, max_bytes=max_bytes)
+        is_moved = self.settings.arms_log is not None and rotate_arms(self.settings.arms_log)
         if size_of(self.access_log_path) > max_bytes:
             old = self.access_log_path.with_name(f"{self.access_log_path.name}.1")
             self.access_log_path.replace(old)
-            self._make_access_log()
+            is_moved = True
+        if is_moved:
+            self._make_logs()
             await self.admin.post("/reopen_logs")
 
     def _epoch(self) -> str:
@@ -363,14 +368,17 @@ class EnvoyGateway:
         if user is not None:  # Envoy writes nothing else, as root trusts the content of `run_dir`
             self.settings.socket_dir.mkdir(mode=_PRIVATE, exist_ok=True)
             os.chown(self.settings.socket_dir, user, user)
-        self._make_access_log()
+        self._make_logs()
 
-    def _make_access_log(self) -> None:
-        """Create the access log, owned by Envoy, which may not create it."""
+    def _make_logs(self) -> None:
+        """Create the logs of requests, owned by Envoy, which may not create them."""
         user = self.settings.user
-        if user is not None and self.settings.access_log:
+        if user is None:
+            return
+        paths = (self.access_log_path if self.settings.access_log else None, self.settings.arms_log)
+        for path in filter(None, paths):
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            descriptor = os.open(self.access_log_path, flags, 0o600)
+            descriptor = os.open(path, flags, 0o600)
             os.fchown(descriptor, user, user)
             os.close(descriptor)
 

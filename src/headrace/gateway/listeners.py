@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from headrace.gateway.access_log import access_log
+from headrace.gateway.access_log import access_log, arms_log
 from headrace.gateway.callers import Extension, verify_listener
 from headrace.gateway.clusters import CONTROL, REPLICAS
 from headrace.gateway.filters import early_mutations, http_filters, without_auth_filters
@@ -274,6 +274,7 @@ def _connection_manager(
 ) -> Resource:
     path = settings.run_dir / "access.log"
     to_file = [access_log(path, settings.request_log)] if settings.access_log else []
+    to_file += [arms_log(settings.arms_log)] if settings.arms_log is not None else []
     return {
         "stat_prefix": STAT_PREFIX,
         "codec_type": "AUTO",

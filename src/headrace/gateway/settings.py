@@ -217,6 +217,18 @@ class EndpointRoute:
         """Whether any arm answers OpenAI's API."""
         return any(arm.serves_openai for arm in self.arms)
 
+    @property
+    def logged_weights(self) -> str:
+        """Weights that mark the split's requests, if the servers of an arm report no answers.
+
+        Empty also while an arm cannot answer: others get its share, so its weight is not in force.
+        """
+        weighted = [arm for arm in self.arms if arm.weight]
+        if not self.split_id or self.mirror or not all(arm.is_live for arm in weighted):
+            return ""
+        is_unreported = any(arm.upstream is not None or arm.openai for arm in self.arms)
+        return " ".join(f"{arm.key}={arm.weight}" for arm in weighted) if is_unreported else ""
+
     def arm(self, key: str) -> RevisionTarget | None:
         """Return the arm `key`, or None."""
         return next((arm for arm in self.arms if arm.key == key), None)
@@ -287,6 +299,8 @@ class EnvoySettings:
     """Whether requests are logged."""
     request_log: RequestLogSpec = _ALL_REQUESTS
     """Selection of logged requests, with `access_log`."""
+    arms_log: Path | None = None
+    """File to log the arms of requests to, for a control plane on this host; None for none."""
     tracing: TracingSpec | None = None
     """Trace settings; None for no traces."""
     log_format: LogFormat = "text"

@@ -11,6 +11,7 @@ from headrace.core.headers import (
     SHADOW_HEADER,
     SPLIT_HEADER,
     UNIT_HEADER,
+    WEIGHTS_HEADER,
 )
 from headrace.core.spec.rollout import StickySpec
 from headrace.core.spec.upstream import UpstreamProtocol
@@ -191,6 +192,8 @@ def _marked(endpoint: EndpointRoute, sticky: StickySpec | None) -> list[Json]:
     if not endpoint.split_id:
         return []
     headers: list[Json] = [set_header(SPLIT_HEADER, endpoint.split_id)]
+    if weights := endpoint.logged_weights:
+        headers.append(set_header(WEIGHTS_HEADER, weights))
     if sticky is not None and sticky.header and sticky.header.lower() not in CREDENTIALS:
         headers.append(set_header(UNIT_HEADER, f"%REQ({sticky.header.upper()})%"))
     return headers

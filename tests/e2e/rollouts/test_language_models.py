@@ -2,8 +2,11 @@
 
 import contextlib
 import shutil
+import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -99,6 +102,106 @@ def test_a_server_whose_tokens_are_slow_is_rolled_back_and_an_equal_one_promoted
     assert "predictions: not judged, the texts of a language model" in explanation
     assert "output_tokens: 100 % of" in explanation
     assert set(statuses) == {200}
+
+
+@dataclass
+class Answer:
+    """What one caller of an A/B test got: `version` is told by the number of its tokens."""
+
+    user: str
+    request_id: str
+    version: str
+
+
+def call_all(url: str, users: Sequence[str], **headers: str) -> list[Answer]:
+    """One call of each user; every fifth fails."""
+    answers = []
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for i, user in enumerate(users):
+            stub: Json = {"status": 500} if i % 5 == 4 else {"at": {"new": {"tokens": 9}}}
+            body = {"model": "chat", "messages": [], "stub": stub}
+            answer = client.post(
+                "/v1/chat/completions", json=body, headers={"x-user-id": user, **headers}
+            )
+            usage = answer.json().get("usage") or {"completion_tokens": 0}
+            version = {5: "1", 9: "7", 0: ""}[usage["completion_tokens"]]
+            answers.append(Answer(user, answer.headers["x-request-id"], version))
+    return answers
+
+
+def test_feedback_is_joined_to_the_versions_of_a_language_model_through_a_restart(
+    system: System,
+) -> None:
+    """Calls before a kill, without a control plane and after it all count, and count once."""
+    ports = free_port(), free_port()
+    sticky: Json = {"sticky": {"header": "x-user-id"}}
+    old, new = upstream(ports[0]) | {"model": "old"}, upstream(ports[1]) | {"model": "new"}
+    metrics: Json = {"errors": None, "rejections": None, "latency": None, "output_tokens": None}
+    metrics |= {"time_per_output_token": None, "reward": {"margin": 0.0, "min_units": 10}}
+    with running_stub(str(ports[0]), "old"), running_stub(str(ports[1]), "new"):
+        system.start({"name": "chat", "upstream": old, **sticky})
+        system.wait_ready()
+        rollout = Rollout(system, "chat")
+        plan: Json = {"strategy": "ab", "warmup_s": 0.5, "min_samples": 10000, "metrics": metrics}
+        started = {"upstream": new, "version": "7", "rollout": plan}
+        code, answer = system.post("/api/v1/endpoints/chat/rollout", started)
+        assert code == 201, answer
+        rollout.wait_for(lambda status: bool(status["verdict"]))
+        url = system.where().http_url
+        users = [f"user-{i}@example.org" for i in range(60)]
+
+        answers = call_all(url, users[:30])
+        # An id that callers use again counts for the first request.
+        answers += call_all(url, ["first@example.org"], **{"x-request-id": "again"})
+        call_all(url, users[:3], **{"x-request-id": "again"})
+        time.sleep(1.5)
+        system.kill_control()
+        answers += call_all(url, users)
+        system.start()
+        system.wait_ready()
+        answers += call_all(url, users[40:])
+        earned = {"1": 0.25, "7": 0.75, "": 0.5}
+        feedback = [
+            {"request_id": answer.request_id, "reward": earned[answer.version]}
+            for answer in answers
+            if answer.version
+        ]
+        status, told = system.post("/api/v1/feedback", feedback)
+        assert status == 200, told
+        by_version = {
+            version: {answer.user for answer in answers if answer.version == version}
+            for version in ("1", "7")
+        }
+        expected = [len(by_version["1"]), len(by_version["7"])]
+        judged = rollout.wait_for(
+            lambda status: (
+                bool(status["verdict"]) and list(metric(status, "reward")["samples"]) == expected
+            ),
+            30,
+        )
+        units = wait_requests(system, len(answers) + 3)
+
+    reward = metric(judged, "reward")
+    assert (reward["baseline"], reward["candidate"]) == (0.25, 0.75)
+    assert not by_version["1"] & by_version["7"]
+    assert min(expected) > 10
+    # Each caller has one digest, and its name is nowhere in the database.
+    assert units == len(users) + 1
+    assert b"example.org" not in (system.home / "state.db").read_bytes()
+
+
+def wait_requests(system: System, expected: int) -> int:
+    """The callers that the database has, once it has counted `expected` requests; never more."""
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.closing(sqlite3.connect(system.home / "state.db", timeout=10)) as database:
+            total, units = database.execute(
+                "SELECT sum(requests), count(*) FROM rollout_units"
+            ).fetchone()
+        if total == expected:
+            return int(units)
+        assert time.monotonic() < deadline, (total, expected)
+        time.sleep(0.2)
 
 
 def adapted(model: Path, directory: Path, *, rank: int) -> Path:

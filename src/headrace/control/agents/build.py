@@ -9,7 +9,7 @@ demand.
 import contextlib
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -163,6 +163,8 @@ def make_gateway(
         policy=policy,
     )
     publish_rules = (lambda _rules: None) if limits is None else limits.set_rules
+    if mode is GatewayMode.LOCAL and listening is None:  # all requests pass this gateway
+        settings = replace(settings, arms_log=settings.run_dir / "arms.log")
     envoy = EnvoyGateway(settings) if mode is GatewayMode.LOCAL else None
     if envoy is not None and listening is None:
         gateway_tls = make_tls(secrets=envoy.secrets)

@@ -99,6 +99,11 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
         is_openai = self.upstream is not None and self.upstream.protocol is UpstreamProtocol.OPENAI
         return is_openai or self.serves_openai
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether its servers do not report which requests they answered."""
+        return self.upstream is not None or self.generates
+
 
 class DesiredArm(msgspec.Struct, frozen=True, kw_only=True):
     """A revision with its share of the endpoint's requests and its number of copies.

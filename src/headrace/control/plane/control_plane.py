@@ -96,6 +96,7 @@ class ControlPlane:
             journal=context.journal,
             target_state=self.target_state,
             gateway=reconciling.gateway_supervisor,
+            arms_log=reconciling.gateway_supervisor.settings.arms_log,
             clock=context.clock,
             reports=reconciling.reports,
             relocate=lambda record: relocate_and_fetch(record, registry),

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
@@ -21,7 +22,7 @@ from headrace.control.rollouts.evidence import RolloutReading, share_of
 from headrace.control.rollouts.observation import CANDIDATE, LiveRollout, RolloutWatch, batch_of
 from headrace.control.state.store import Store
 from headrace.core import Clock, EndpointNotFoundError, HeadraceError, NotFoundError
-from headrace.gateway import GatewayStatistics
+from headrace.gateway import GatewayStatistics, read_arms
 from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.machine import advance, command, due_at
 from headrace.rollout.outlook import observed_load, outlook
@@ -37,6 +38,8 @@ _FRESH_S: Final = 5.0
 _SAVE_EVIDENCE_S: Final = 1.0
 _FORGET_EVERY_S: Final = 60.0
 _RATE_WINDOW_S: Final = 5.0
+_GATEWAY: Final = "arms.log"
+"""Name of the log of arms among the replicas with a read position."""
 _REWARDS_SHARE: Final = 20.0
 """Summing rewards takes at most one part in this many of the time."""
 FAULT_KINDS: Final = ("rollout", "rollout step", "rollout reports", "rollout evidence")
@@ -67,6 +70,8 @@ class RolloutDriver:
     gateway: ArmSource
     clock: Clock
     reports: Reports
+    arms_log: Path | None = None
+    """Log of arms of the gateway; None if some requests pass gateways on other hosts."""
     relocate: Callable[[RolloutRecord], RolloutRecord] = lambda record: record
     faults: Faults = field(default_factory=Faults)
     _watches: dict[str, RolloutWatch] = field(default_factory=dict)
@@ -261,11 +266,11 @@ class RolloutDriver:
         if watch.units is None:
             watch.units = await store.unit_tally(rollout)
             watch.positions = dict(watch.units.positions)
-        ready = view.answering
+        ready = [] if view.logs_arms else view.answering
         pages = await asyncio.gather(
             *(self.reports.answers(replica, watch.after(replica)) for replica in ready)
         )
-        present = {replica.name for replica in view.replicas}
+        present = {_GATEWAY, *(replica.name for replica in view.replicas)}
         positions = {
             name: position for name, position in watch.positions.items() if name in present
         }
@@ -280,18 +285,16 @@ class RolloutDriver:
             elif is_shadow:
                 watch.pairing.add_primary(page.answers, now)
             elif is_counted:
-                assignments += view.assignments(replica, page.answers, self.clock.now())
+                answers = [(view.is_candidate(replica), answer) for answer in page.answers]
+                assignments += view.assignments(answers, self.clock.now())
+        # Before the weights are known to be in force, as after a restart, lines wait.
+        if view.logs_arms and self.arms_log is not None and reading.split is not None:
+            after = watch.positions.get(_GATEWAY, (0, 0))
+            requests, positions[_GATEWAY] = await asyncio.to_thread(read_arms, self.arms_log, after)
+            assignments += view.assignments(view.routed(requests), self.clock.now())
         if view.needs_assignments:
             await store.add_assignments(assignments)
-            started = self.clock.monotonic()
-            if started >= watch.rewards_due:  # takes 1 s with a million units
-                sums = await store.reward_sums(rollout)
-                watch.rewards = (
-                    sums.get(BASELINE, RewardSums()),
-                    sums.get(CANDIDATE, RewardSums()),
-                )
-                ended = self.clock.monotonic()
-                watch.rewards_due = ended + _REWARDS_SHARE * (ended - started)
+            await self._sum_rewards(watch, rollout)
         if positions != watch.positions:  # last: unsaved answers are read again
             batch = batch_of(
                 assignments if view.endpoint.sticky is not None else (),
@@ -306,6 +309,16 @@ class RolloutDriver:
             pairs=watch.pairing.take(),
             rewards=watch.rewards,
         )
+
+    async def _sum_rewards(self, watch: RolloutWatch, rollout: str) -> None:
+        """Read the sums of rewards, if they are due: it takes 1 s with a million units."""
+        started = self.clock.monotonic()
+        if started < watch.rewards_due:
+            return
+        sums = await self.store.reward_sums(rollout)
+        watch.rewards = (sums.get(BASELINE, RewardSums()), sums.get(CANDIDATE, RewardSums()))
+        ended = self.clock.monotonic()
+        watch.rewards_due = ended + _REWARDS_SHARE * (ended - started)
 
     def _facts(self, view: LiveRollout) -> RolloutFacts:
         watch = self._watch(view.record)
@@ -396,7 +409,8 @@ class RolloutDriver:
     def _watch(self, record: RolloutRecord) -> RolloutWatch:
         watch = self._watches.get(record.id)
         if watch is None:
-            watch = self._watches[record.id] = RolloutWatch.over(record, self.clock.monotonic())
+            now, logs_arms = self.clock.monotonic(), self.arms_log is not None
+            watch = self._watches[record.id] = RolloutWatch.over(record, now, logs_arms=logs_arms)
         return watch
 
     def _pause_s(self, until_poll_s: float) -> float:

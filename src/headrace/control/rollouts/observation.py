@@ -25,7 +25,7 @@ from headrace.control.rollouts.evidence import (
 )
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.rollout import AbSpec, DisagreementSpec, ShadowSpec
-from headrace.gateway import ArmStatistics, EndpointRoute
+from headrace.gateway import ArmStatistics, EndpointRoute, RoutedRequest, arm_of
 from headrace.rollout.crashes import ReplicaDeaths
 from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.outcomes import Names, RolloutVerdict
@@ -66,8 +66,12 @@ class RolloutWatch:
     """Whether the candidate crashes repeatedly."""
 
     @classmethod
-    def over(cls, record: RolloutRecord, now: float) -> "RolloutWatch":
-        """Return the watch of a rollout that begins or continues at monotonic `now`."""
+    def over(cls, record: RolloutRecord, now: float, *, logs_arms: bool) -> "RolloutWatch":
+        """Return the watch of a rollout that begins or continues at monotonic `now`.
+
+        Args:
+            logs_arms: Whether all requests pass a gateway whose log of arms can be read.
+        """
         settings = record.state.settings
         evidence = _evidence_of(record)
         arms = (*record.source.arms, *record.target.arms)
@@ -77,7 +81,9 @@ class RolloutWatch:
         if any(arm.revision.generates for arm in arms):
             for compared in ("predictions", "disagreement"):
                 evidence.leave_out(compared, "the texts of a language model are not compared")
-            evidence.leave_out("reward", "the version of a language model's answer is not recorded")
+        if not logs_arms and any(arm.revision.is_silent for arm in arms):
+            reason = "gateways on other hosts do not report which version answers a request"
+            evidence.leave_out("reward", reason)
         if any(arm.revision.pool for arm in arms):
             evidence.leave_out("crashes", "the processes of a pool serve several versions")
         metric = settings.metrics.disagreement or DisagreementSpec()
@@ -330,20 +336,39 @@ class LiveRollout:
         settings = self.record.state.settings
         return settings.metrics.reward is not None or isinstance(settings, AbSpec)
 
+    @property
+    def logs_arms(self) -> bool:
+        """Whether the gateway logs the arm of each request, because an arm does not report it."""
+        arms = self.endpoint.arms
+        return self.endpoint.mirror is None and any(arm.revision.is_silent for arm in arms)
+
+    def routed(self, requests: Iterable[RoutedRequest]) -> Iterable[tuple[bool, RoutedRequest]]:
+        """Yield each request to the two arms by the weights in force; whether to the candidate."""
+        arms = {
+            (self.endpoint.name, arm.key): arm is self.candidate
+            for arm in (self.candidate, *self.comparison)
+            if arm is not None
+        }
+        split = self.record.id, self.route.logged_weights if self.route is not None else ""
+        for request in requests:
+            arm = arm_of(request.cluster or "")
+            if arm in arms and (request.split_id, request.weights) == split:
+                yield arms[arm], request
+
     def assignments(
-        self, replica: Replica, answers: Iterable[RecordedAnswer], now: float
+        self, answers: Iterable[tuple[bool, RecordedAnswer | RoutedRequest]], now: float
     ) -> list[Assignment]:
-        """Return the arm that answered each of these requests."""
-        arm = CANDIDATE if self.is_candidate(replica) else BASELINE
+        """Return the assignments of requests, of which some are the candidate's."""
         return [
             Assignment(
                 request_id=answer.answer_id,
                 rollout=self.record.id,
-                arm=arm,
+                arm=CANDIDATE if is_candidate else BASELINE,
                 unit=unit_digest(self.record.id, answer.unit or answer.answer_id),
                 at=now,
             )
-            for answer in answers  # failed ones too: assignment is independent of outcome
+            # Failed ones too: assignment is independent of outcome.
+            for is_candidate, answer in answers
         ]
 
     def _answers_percent(self, received_per_s: float, answer_bytes: float) -> int:
