@@ -11,9 +11,11 @@ from headrace.control.model.desired import (
     make_revision,
 )
 from headrace.control.model.records import RolloutRecord
+from headrace.control.rollouts.observation import RolloutWatch
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.rollout import CanarySpec, StickySpec
 from headrace.core.spec.scale import AutoscaleSpec
+from headrace.core.spec.upstream import UpstreamSpec
 from headrace.gateway import MirrorTarget
 from headrace.rollout.state import RolloutPhase, RolloutState, TrafficShares
 
@@ -198,3 +200,26 @@ def test_weights_sum_to_100_wherever_a_rollout_is(
     assert sum(weights(found).values()) == 100
     assert all(weight >= 0 for weight in weights(found).values())
     assert len({arm.revision.id for arm in found.arms}) == len(found.arms)
+
+
+@pytest.mark.parametrize(
+    ("is_upstream", "logs_arms", "is_left_out"),
+    [(False, False, False), (True, True, False), (True, False, True)],
+)
+def test_reward_is_left_out_only_if_nothing_tells_which_version_answered(
+    *, is_upstream: bool, logs_arms: bool, is_left_out: bool
+) -> None:
+    new = arm("2")
+    if is_upstream:
+        upstream = UpstreamSpec(url="https://models.example")
+        new = msgspec.structs.replace(
+            new, revision=msgspec.structs.replace(new.revision, upstream=upstream)
+        )
+    record = rollout(TrafficShares(candidate=50), target=endpoint(new, generation=2))
+
+    watch = RolloutWatch.over(record, 0.0, logs_arms=logs_arms)
+    watch.judge(0.0)
+
+    assert watch.verdict is not None
+    text = "reward: not judged, gateways on other hosts do not report which version answers"
+    assert (text in watch.verdict.explanation) == is_left_out
