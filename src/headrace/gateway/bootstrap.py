@@ -53,6 +53,12 @@ def _common(settings: EnvoySettings) -> Resource:
             "ignore_global_conn_limit": True,
         },
         "stats_flush_on_admin": True,
+        "bootstrap_extensions": [
+            typed(
+                "envoy.bootstrap.internal_listener",
+                "envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
+            )
+        ],
         **tracing_runtime(settings.tracing),
         "overload_manager": _overload_manager(settings),
     }

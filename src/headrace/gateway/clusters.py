@@ -50,6 +50,8 @@ CONTROL: Final = "control"
 """Name of the cluster of the control plane's own port."""
 LIMITS: Final = "limits"
 """Name of the cluster of the rate limit service."""
+SHADOW: Final = "shadow"
+"""Name of the cluster and the listener within Envoy by which copies reach a language model."""
 
 _MUTATION: Final = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
 _CONNECT_TIMEOUT_S: Final = 1.0
@@ -84,6 +86,11 @@ def fallback_cluster(endpoint: str, key: str) -> str:
         key: Empty for that of an endpoint without a live arm.
     """
     return f"{cluster_name(endpoint, key)}{_FALLBACK}"
+
+
+def shadow_route(endpoint: str) -> str:
+    """Return the name of the route of an endpoint's copies, and their model; no key of an arm."""
+    return f"{endpoint}~{SHADOW}"
 
 
 def stat_name(cluster: str) -> str:
@@ -174,6 +181,21 @@ def shared_clusters(settings: EnvoySettings, replicas: Sequence[str]) -> Iterato
         yield _secured_service(settings, settings.limits_target)
     if settings.tracing is not None:
         yield collector_cluster(settings, settings.tracing)
+
+
+def shadow_cluster() -> Resource:
+    """Return the cluster of the listener of copies.
+
+    It has no limit: a copy beyond those of its version's cluster counts as failed there.
+    """
+    return {
+        "name": SHADOW,
+        "type": "STATIC",
+        "connect_timeout": seconds(_SERVICE_CONNECT_TIMEOUT_S),
+        "circuit_breakers": circuit_breakers(_MAX_REQUESTS),
+        **load_assignment(SHADOW, {"envoy_internal_address": {"server_listener_name": SHADOW}}),
+        **http_options("http"),
+    }
 
 
 def _secured_service(settings: EnvoySettings, target: LimitsTarget) -> Resource:

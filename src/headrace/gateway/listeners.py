@@ -11,7 +11,7 @@ from typing import Final
 
 from headrace.gateway.access_log import access_log, arms_log
 from headrace.gateway.callers import Extension, verify_listener
-from headrace.gateway.clusters import CONTROL, REPLICAS
+from headrace.gateway.clusters import CONTROL, REPLICAS, SHADOW
 from headrace.gateway.filters import early_mutations, http_filters, without_auth_filters
 from headrace.gateway.resources import (
     IS_GRPC,
@@ -219,6 +219,7 @@ def build_listeners(
     return [
         _listener(settings, manager),
         _own(settings, own),
+        _shadow(own),
         verify_listener(settings, configs),
     ]
 
@@ -236,6 +237,23 @@ def _own(settings: EnvoySettings, manager: Resource) -> Resource:
         "name": "own",
         "address": {"pipe": pipe},
         "filter_chains": [{"filters": [connection_manager(manager)]}],
+    }
+
+
+def _shadow(manager: Resource) -> Resource:
+    """Return the listener of copies, which only Envoy's own cluster reaches.
+
+    It keeps the headers of the gateway, and counts by arm alone: a copy is no request of a caller
+    in the request log, in the use of tokens and in traces.
+    """
+    left_out = {"early_header_mutation_extensions", "tracing"}
+    of_copies = {name: value for name, value in manager.items() if name not in left_out}
+    of_copies["access_log"] = arm_loggers(counts_all=False)
+    return {
+        "name": SHADOW,
+        "internal_listener": {},
+        "filter_chains": [{"filters": [connection_manager(of_copies)]}],
+        "ignore_global_conn_limit": True,
     }
 
 

@@ -19,6 +19,7 @@ from headrace.gateway.clusters import (
     all_replicas,
     cluster_name,
     fallback_cluster,
+    shadow_route,
 )
 from headrace.gateway.filters import (
     BRIDGING,
@@ -336,12 +337,15 @@ def _openai_routes(
         for route in _document(endpoint.name, {"path": f"/v1/models/{name}"}, text):
             yield _authenticated(route, guard.endpoint(endpoint))
     buffer: Resource = {"request_body_buffer_limit": settings.max_body_bytes}
-    for arm in _versions(endpoint):
-        named = _header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}")
-        match = {**_OPENAI_PATH, "headers": [named]}
+    targets = [(cluster_name(endpoint.name, arm.key), arm) for arm in _versions(endpoint)]
+    if endpoint.shadow is not None and endpoint.counts_copies:
+        targets.append((shadow_route(endpoint.name), endpoint.shadow))
+    for name, arm in targets:
+        match = {**_OPENAI_PATH, "headers": [_header_is(MODEL_HEADER, name)]}
         route = _to_version(settings, endpoint, arm, match, protocol=CallProtocol.OPENAI)
         filters = guard.grpc_endpoint(endpoint, arm.version)
-        yield with_filters(_authenticated({**route, **buffer}, filters), OPENAI_MEASURING)
+        route = _authenticated({**route, **buffer, "name": name}, filters)
+        yield with_filters(route, OPENAI_MEASURING)
     match = {**_OPENAI_PATH, "headers": [_header_is(MODEL_HEADER, endpoint.name)]}
     for route in _to_split(settings, endpoint, match, protocol=CallProtocol.OPENAI):
         filters = guard.grpc_endpoint(endpoint)

@@ -6,6 +6,7 @@ are most of a body, are skipped.
 
 from typing import Final
 
+from headrace.core.headers import SHADOW_HEADER
 from headrace.gateway.scripts import OPENAI_METADATA, USAGE_METADATA
 
 PREFIX_STATE: Final = "headrace.prefix"
@@ -68,6 +69,7 @@ end
 # `"usage":` is no part of a string: its quotes would be escaped.
 OPENAI_SOURCE: Final = (
     f'local METADATA, USAGE = "{OPENAI_METADATA}", "{USAGE_METADATA}"\n'
+    f'local SHADOW = "{SHADOW_HEADER}"\n'
     f'local PREFIX, LONGEST_PREFIX = "{PREFIX_STATE}", 4096\n'
     + _MEMBERS_SOURCE
     + r"""
@@ -188,6 +190,8 @@ function envoy_on_request(handle)
   end
   keep(handle, "model", name)
   keep(handle, "began", string.format("%.0f", now(handle)))
+  -- A copy has its route, which the split of the model that its body names would copy again.
+  if headers:get(SHADOW) ~= nil then return end
   headers:replace("x-model", version == "" and name or name .. "~" .. version)
   handle:clearRouteCache()
 end

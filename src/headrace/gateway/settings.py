@@ -98,6 +98,11 @@ class RevisionTarget:
             return self.upstream.protocol is UpstreamProtocol.OPENAI
         return self.openai or self.encodes
 
+    @property
+    def generates(self) -> bool:
+        """Whether its answers may have tokens, which the gateway counts."""
+        return self.serves_openai and not self.encodes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorTarget:
@@ -201,11 +206,7 @@ class EndpointRoute:
         other = endpoints.get(self.fallback or "")
         while other is not None and other.name not in passed and len(passed) <= MAX_FALLBACKS:
             passed.add(other.name)
-            arms = [
-                arm
-                for arm in other.arms
-                if arm.is_live and arm.weight > 0 and arm.serves_openai and not arm.encodes
-            ]
+            arms = [arm for arm in other.arms if arm.is_live and arm.weight > 0 and arm.generates]
             if arms and not other.paused:
                 arm = max(arms, key=lambda arm: arm.weight)
                 targets.append(FallbackTarget(endpoint=other.name, arm=arm))
@@ -228,6 +229,17 @@ class EndpointRoute:
             return ""
         is_unreported = any(arm.upstream is not None or arm.openai for arm in self.arms)
         return " ".join(f"{arm.key}={arm.weight}" for arm in weighted) if is_unreported else ""
+
+    @property
+    def shadow(self) -> RevisionTarget | None:
+        """The live arm that receives copies, or None."""
+        arm = None if self.mirror is None or not self.mirror.percent else self.arm(self.mirror.key)
+        return None if arm is None or not arm.is_live else arm
+
+    @property
+    def counts_copies(self) -> bool:
+        """Whether copies count as requests of their arm: those for a language model."""
+        return self.shadow is not None and self.shadow.generates
 
     def arm(self, key: str) -> RevisionTarget | None:
         """Return the arm `key`, or None."""

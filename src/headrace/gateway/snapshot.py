@@ -20,7 +20,12 @@ from headrace.gateway.callers import (
     key_set_clusters,
     verify_cluster,
 )
-from headrace.gateway.clusters import all_replicas, endpoint_clusters, shared_clusters
+from headrace.gateway.clusters import (
+    all_replicas,
+    endpoint_clusters,
+    shadow_cluster,
+    shared_clusters,
+)
 from headrace.gateway.filters import AuthFilters, auth_filters
 from headrace.gateway.limits import RateLimitPlan
 from headrace.gateway.listeners import STAT_PREFIX, build_listeners, routes_from_file
@@ -194,7 +199,7 @@ class SnapshotBuilder:
     settings: EnvoySettings
     _parts: dict[str, tuple[EndpointRoute, EndpointResources]] = field(default_factory=dict)
     _limiting: RateLimitPlan | None = None
-    _shared: tuple[tuple[Sequence[str], tuple[JwtSpec, ...]], ResourceGroup] | None = None
+    _shared: tuple[tuple[Sequence[str], bool, tuple[JwtSpec, ...]], ResourceGroup] | None = None
     _filters: tuple[_FiltersOf, Mapping[Extension, Resource]] | None = None
 
     def build(
@@ -224,7 +229,7 @@ class SnapshotBuilder:
             listeners=build_listeners(self.settings, routes_from_file(routes_file)),
             server=server_routes(self.settings, guard, limiting, endpoints),
             parts=[part for _, part in self._parts.values()],
-            shared=self._shared_clusters(all_replicas(endpoints), policy),
+            shared=self._shared_clusters(endpoints, policy),
             filters=self._filter_configs(policy, endpoints),
         )
 
@@ -236,11 +241,15 @@ class SnapshotBuilder:
             self._filters = (inputs, extension_configs(policy, endpoints))
         return self._filters[1]
 
-    def _shared_clusters(self, replicas: Sequence[str], policy: GatewayPolicy) -> ResourceGroup:
-        inputs = (replicas, policy.access.jwt)
+    def _shared_clusters(
+        self, endpoints: Sequence[EndpointRoute], policy: GatewayPolicy
+    ) -> ResourceGroup:
+        counts_copies = any(endpoint.counts_copies for endpoint in endpoints)
+        inputs = (all_replicas(endpoints), counts_copies, policy.access.jwt)
         if self._shared is None or self._shared[0] != inputs:
             clusters = (
-                *shared_clusters(self.settings, replicas),
+                *shared_clusters(self.settings, inputs[0]),
+                *((shadow_cluster(),) if counts_copies else ()),
                 *((verify_cluster(self.settings),) if policy.access.jwt else ()),
                 *key_set_clusters(self.settings, policy),
             )

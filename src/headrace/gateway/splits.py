@@ -15,10 +15,17 @@ from headrace.core.headers import (
 )
 from headrace.core.spec.rollout import StickySpec
 from headrace.core.spec.upstream import UpstreamProtocol
-from headrace.gateway.clusters import cluster_name, fallback_cluster, openai_cluster
+from headrace.gateway.clusters import (
+    SHADOW,
+    cluster_name,
+    fallback_cluster,
+    openai_cluster,
+    shadow_route,
+)
 from headrace.gateway.filters import (
     BRIDGED_ELSEWHERE,
     CREDENTIALS,
+    MODEL_HEADER,
     reading_unit,
     without_credentials,
 )
@@ -121,7 +128,7 @@ def _split(
     """Return the action for callers with the key of `sticky`; None for all others."""
     split = live_split(endpoint)
     (first, _), *_ = split
-    mirror = _mirror(endpoint)
+    mirror = endpoint.shadow
     by_hash = {} if sticky is None else {"hash_policy": [_hash_policy(endpoint, sticky)]}
     if all(arm is first for arm, _ in split):
         cluster = _cluster(endpoint, first, protocol, falls_back=True)
@@ -139,6 +146,8 @@ def _split(
         action = {"route": {"weighted_clusters": weighted, **limits, **by_hash}}
     if mirror is not None:
         action = _mirrored(endpoint, mirror, action, protocol)
+    if endpoint.counts_copies and protocol is not CallProtocol.OPENAI:
+        return action  # copies of these requests are not counted, so the requests are not either
     return _with_headers(action, _marked(endpoint, sticky))
 
 
@@ -199,13 +208,6 @@ def _marked(endpoint: EndpointRoute, sticky: StickySpec | None) -> list[Json]:
     return headers
 
 
-def _mirror(endpoint: EndpointRoute) -> RevisionTarget | None:
-    """Return the live arm that receives copies, or None."""
-    mirror = endpoint.mirror
-    arm = None if mirror is None or not mirror.percent else endpoint.arm(mirror.key)
-    return None if arm is None or not arm.is_live else arm
-
-
 def _paired(arm: RevisionTarget, mirror: RevisionTarget | None) -> list[Json]:
     """Return the header with the common id of a request and its copy, if both go to replicas.
 
@@ -220,17 +222,25 @@ def _paired(arm: RevisionTarget, mirror: RevisionTarget | None) -> list[Json]:
 def _mirrored(
     endpoint: EndpointRoute, arm: RevisionTarget, action: Resource, protocol: CallProtocol
 ) -> Resource:
-    """Return `action` with copies to `arm`."""
+    """Return `action` with copies to `arm`.
+
+    Envoy drops their responses before its filters and logs. Copies for a language model pass
+    a listener within Envoy first, whose filters count their tokens and times.
+    """
     route = action["route"]
     assert isinstance(route, Mapping)
     assert endpoint.mirror is not None
     removed = CREDENTIALS if arm.upstream is None else ()
+    cluster, headers = _cluster(endpoint, arm, protocol), [set_header(SHADOW_HEADER, "1")]
+    if arm.generates and protocol is CallProtocol.OPENAI:
+        cluster = SHADOW
+        headers.append(set_header(MODEL_HEADER, shadow_route(endpoint.name)))
     policy: Resource = {
-        "cluster": _cluster(endpoint, arm, protocol),
+        "cluster": cluster,
         "runtime_fraction": {"default_value": {"numerator": endpoint.mirror.percent}},
         "disable_shadow_host_suffix_append": True,
         "request_headers_mutations": [
-            *({"append": header} for header in (set_header(SHADOW_HEADER, "1"), *_named(arm))),
+            *({"append": header} for header in (*headers, *_named(arm))),
             *({"remove": header} for header in removed),
         ],
     }

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from headrace.core.headers import CREDENTIAL_HEADER, SPLIT_HEADER
-from headrace.gateway.clusters import arm_of
+from headrace.gateway.clusters import arm_of, shadow_route
 from headrace.gateway.resources import ANSWERED_BY, Json, Resource, header_matches, status_is, typed
 from headrace.gateway.scripts import FALLBACK_METADATA, USAGE_METADATA
 
@@ -179,19 +179,21 @@ def read_splits(
 ) -> tuple[Mapping[Arm, ArmStatistics], int]:
     """Return the response to `OF_SPLITS` by endpoint and arm key, only of these endpoints.
 
+    Copies for a language model count as requests of their arm.
     Also return the requests of all endpoints in it, to compare with the totals.
     """
 
     def arm_of(match: re.Match[str]) -> Arm | None:
         endpoint = match["endpoint"]
-        is_split = match["group"] == _SPLIT and match["route"] == endpoint
+        routes = (endpoint, shadow_route(endpoint))
+        is_split = match["group"] == _SPLIT and match["route"] in routes
         return (endpoint, match["key"]) if is_split and endpoint in endpoints else None
 
     return _read(answer, arm_of)
 
 
 def read_all(answer: bytes, endpoints: Collection[str]) -> tuple[Mapping[Arm, ArmStatistics], int]:
-    """Return the response to `OF_ALL`: all requests to these endpoints, by arm.
+    """Return the response to `OF_ALL`: all requests of callers to these endpoints, by arm.
 
     Requests without an arm, because no arm was live, have an empty key.
     """
@@ -200,7 +202,7 @@ def read_all(answer: bytes, endpoints: Collection[str]) -> tuple[Mapping[Arm, Ar
         if match["kind"] in {"dead", "failed"}:
             return None  # counted among the rest, or for the endpoint that answered
         endpoint = match["route"].partition("~")[0]
-        if endpoint not in endpoints:
+        if endpoint not in endpoints or match["route"] == shadow_route(endpoint):
             return None
         return (endpoint, match["key"] if match["endpoint"] == endpoint else "")
 

@@ -256,12 +256,14 @@ def test_the_inline_form_needs_no_other_file() -> None:
 
 
 def test_only_this_user_enters_by_the_socket_where_nobody_is_asked() -> None:
-    _, own, verify = plain(_snapshot([]).listeners)
+    _, own, shadow, verify = plain(_snapshot([]).listeners)
 
     assert own["address"]["pipe"]["mode"] == 0o600
     assert verify["address"]["pipe"]["mode"] == 0o600
     assert "headrace.identify" not in _filters_of(own)
     assert _filters_of(verify) == {"headrace.jwt", "headrace.router"}
+    assert "address" not in shadow  # within Envoy
+    assert _filters_of(shadow) == _filters_of(own)
 
 
 def _filters_of(listener: dict[str, Any]) -> set[str]:

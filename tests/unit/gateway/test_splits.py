@@ -168,6 +168,33 @@ def test_copies_go_only_from_the_split_only_to_a_living_arm_and_say_what_they_ar
         assert list(mirrors_named(other)) == []
 
 
+def test_copies_for_a_language_model_pass_the_listener_that_counts_them() -> None:
+    arms = tuple(replace(arm, openai=True) for arm in (_arm("1", 100), _arm("2", 0)))
+    mirror = MirrorTarget(key="2", percent=20)
+    endpoint = replace(THREE, arms=arms, split_id="r", mirror=mirror)
+    encoder = replace(endpoint, arms=tuple(replace(arm, encodes=True) for arm in arms))
+    path, named = "/v1/chat/completions", {"x-model": "m"}
+    snapshot = build_snapshot(gateway_settings(), [endpoint])
+
+    route = first_match(snapshot, path, named)
+    (policy,) = route["route"]["request_mirror_policies"]
+    headers = [change["append"]["header"] for change in policy["request_headers_mutations"][:2]]
+    assert policy["cluster"] == "shadow"
+    assert headers[1] == {"key": "x-model", "value": "m~shadow"}
+    copied = first_match(snapshot, path, {"x-model": "m~shadow"})
+    assert (copied["name"], copied["route"]["cluster"]) == ("m~shadow", "m~2~openai")
+    assert list(mirrors_named(copied)) == []
+    # Tensors for the same endpoint are copied as ever, and count for neither arm.
+    tensors = first_match(snapshot, "/v2/models/m")
+    assert list(mirrors_named(tensors)) == ["m~2"]
+    assert "request_headers_to_add" not in tensors or not any(
+        added["header"]["key"] == "x-headrace-split" for added in tensors["request_headers_to_add"]
+    )
+    of_encoder = build_snapshot(gateway_settings(), [encoder])
+    assert list(mirrors_named(first_match(of_encoder, path, named))) == ["m~2~openai"]
+    assert first_match(of_encoder, path, {"x-model": "m~shadow"})["name"] == "unknown-model"
+
+
 def test_a_grpc_server_gets_grpc_and_a_replica_beside_it_the_bridge() -> None:
     theirs = UpstreamSpec(url="grpc://10.0.0.1:8001", protocol=UpstreamProtocol.GRPC)
     arm = RevisionTarget(version="2", replicas=(), weight=50, upstream=theirs)
