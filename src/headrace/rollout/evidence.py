@@ -22,6 +22,7 @@ from headrace.core.spec.rollout import (
     RejectionsSpec,
     RolloutSpec,
     ShadowSpec,
+    compares_answers,
 )
 from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
@@ -348,7 +349,7 @@ class RolloutEvidenceState:
     ) -> MetricVerdict:
         counts, metrics = self._counts, self._settings.metrics
         match metric:
-            case "errors" if isinstance(self._settings, BlueGreenSpec | ShadowSpec):
+            case "errors" if self._has_one_arm:
                 metric_verdict = self._judge_errors_alone(budget, names)
             case "latency" if isinstance(self._settings, BlueGreenSpec):
                 metric_verdict = judge_fixed.judge_slow(
@@ -425,9 +426,14 @@ class RolloutEvidenceState:
                 )
         return metric_verdict
 
+    @property
+    def _has_one_arm(self) -> bool:
+        """Whether the candidate's errors have no concurrent rate of the baseline beside them."""
+        return isinstance(self._settings, BlueGreenSpec) or compares_answers(self._settings)
+
     def _judge_errors_alone(self, budget: judge_fixed.Budget, names: Names) -> MetricVerdict:
         errors = _required(self._settings.metrics.errors)
-        is_shadow = isinstance(self._settings, ShadowSpec)
+        is_shadow = compares_answers(self._settings)
         return judge_fixed.judge_threshold(
             "errors",
             "failed",
@@ -504,7 +510,7 @@ def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, st
             "latency": latency is not None and latency.max_s is not None,
         }
         left_out = {metric: reason for metric in requested if not fixed.get(metric, False)}
-    elif isinstance(settings, ShadowSpec):
+    elif compares_answers(settings):
         reason = (
             "responses to copies reach no caller: a shadow is judged by its predictions and its "
             "failures"

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.spec.rollout import CanarySpec, LatencySpec, TimePerOutputTokenSpec
+from headrace.core.spec.rollout import CanarySpec, LatencySpec, RolloutSpec, TimePerOutputTokenSpec
 from headrace.rollout.bernoulli import log_evidence_each
 from headrace.rollout.betting import Array
 from headrace.rollout.change_detector import ChangeDetector
@@ -101,7 +101,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 class SimulatedTests:
     """The tests of many runs at once."""
 
-    def __init__(self, settings: CanarySpec, traffic: TrafficDraws) -> None:
+    def __init__(self, settings: RolloutSpec, traffic: TrafficDraws) -> None:
         self.settings, self.traffic = settings, traffic
         self._level = settings.alpha / len(metrics_in_use(settings)[0])
         runs, metrics = len(traffic.candidates), settings.metrics

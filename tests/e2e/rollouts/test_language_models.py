@@ -67,6 +67,7 @@ def upstream(port: int) -> Json:
 
 CANARY: Json = canary(HALF, metrics=METRICS, min_samples=30)
 AB: Json = {"strategy": "ab", "warmup_s": 0.5, "metrics": METRICS, "min_samples": 30}
+SHADOW: Json = {**AB, "strategy": "shadow", "promotes": True}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,9 @@ AB: Json = {"strategy": "ab", "warmup_s": 0.5, "metrics": METRICS, "min_samples"
     [
         (CANARY, 1.0, "promoted"),
         (CANARY, 1.6, "rolled_back"),
+        (SHADOW, 1.0, "promoted"),
+        (SHADOW, 1.6, "rolled_back"),
+        pytest.param({**SHADOW, "mirror_percent": 50}, 1.0, "promoted", marks=pytest.mark.long),
         pytest.param(AB, 1.0, "promoted", marks=pytest.mark.long),
         pytest.param(AB, 1.6, "rolled_back", marks=pytest.mark.long),
     ],
@@ -202,6 +206,23 @@ def wait_requests(system: System, expected: int) -> int:
             return int(units)
         assert time.monotonic() < deadline, (total, expected)
         time.sleep(0.2)
+
+
+def test_a_shadow_that_fails_is_rolled_back_and_no_caller_sees_it(system: System) -> None:
+    ports = free_port(), free_port()
+    with running_stub(str(ports[0]), "their"):
+        system.start({"name": "chat", "upstream": upstream(ports[0])})
+        system.wait_ready()
+        started: Json = {"upstream": upstream(ports[1]), "version": "7", "rollout": SHADOW}
+        with chatting(system, 8, {"stub": {"tokens": 8, "pause_s": 0.01}}) as statuses:
+            code, answer = system.post("/api/v1/endpoints/chat/rollout", started)
+            assert code == 201, answer
+            over = Rollout(system, "chat").wait_over(60)
+
+    assert over["phase"] == "rolled_back", over
+    errors = metric(over, "errors")
+    assert (errors["baseline"], errors["outcome"]) == (0.0, "roll_back")
+    assert set(statuses) == {200}
 
 
 def adapted(model: Path, directory: Path, *, rank: int) -> Path:

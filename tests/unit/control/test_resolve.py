@@ -23,7 +23,7 @@ from headrace.core.inspection import Inspected
 from headrace.core.settings import LlmSpec, Pooling
 from headrace.core.spec.access import SecuritySpec
 from headrace.core.spec.parse import SpecError, parse_spec
-from headrace.core.spec.rollout import OutputTokensSpec, TimePerOutputTokenSpec
+from headrace.core.spec.rollout import OutputTokensSpec, ShadowSpec, TimePerOutputTokenSpec
 from headrace.registry import Registry
 from headrace.registry.signing import make_key, sign, write_keys
 from headrace.runtimes import inspect_model
@@ -499,14 +499,20 @@ def test_a_rollout_of_a_language_model_is_judged_by_its_tokens(
     assert judged[1].output_tokens is None
 
 
-def test_a_shadow_of_a_language_model_is_refused(registry: Registry, tmp_path: Path) -> None:
+def test_a_shadow_of_a_language_model_counts_copies_instead_of_comparing_answers(
+    registry: Registry, tmp_path: Path
+) -> None:
     (tmp_path / "m.gguf").write_bytes(gguf())
     line = {"name": "chat", "model": str(tmp_path / "m.gguf"), "rollout": {"strategy": "shadow"}}
     spec = parse_spec({"endpoints": [line]})
     resolver = Resolver(registry=registry, inspect=inspect_model, spec=spec, max_body_bytes=4096)
 
-    with pytest.raises(SpecError, match=r"endpoints\[0\]\.rollout\.strategy: a shadow compares"):
-        resolver.resolve()
+    (endpoint,) = resolver.resolve()
+
+    assert isinstance(endpoint.rollout, ShadowSpec)
+    assert endpoint.rollout.counts_copies
+    assert endpoint.rollout.metrics.disagreement is None
+    assert endpoint.rollout.metrics.output_tokens == OutputTokensSpec()
 
 
 def test_a_language_model_is_autoscaled(registry: Registry, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from headrace.control.model.observed import Replica, ReplicaPhase
 from headrace.control.model.records import Assignment
 from headrace.control.rollouts.observation import CANDIDATE, LiveRollout, batch_of
 from headrace.core.spec.rollout import ShadowSpec, StickySpec
-from headrace.gateway import EndpointRoute, RevisionTarget
+from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget
 from headrace.rollout.state import TrafficShares
 from tests.unit.control.test_effective import arm, endpoint, rollout
 
@@ -77,6 +77,42 @@ def test_a_shadow_is_compared_by_a_share_that_is_smaller_where_answers_are_many_
     asked = view.observe(REPLICA, per_s, answer_bytes)
 
     assert (asked.key, asked.answers_percent, asked.pairs) == (record.id, percent, True)
+
+
+@pytest.mark.parametrize(
+    ("counts_copies", "addresses", "split", "weights"),
+    [
+        (True, ("unix:/new",), (25, 100), (25, 100)),
+        (True, (), None, (25, 100)),
+        (False, ("unix:/new",), (0, 100), (0, 100)),
+    ],
+)
+def test_a_shadow_whose_copies_are_counted_has_their_share_of_the_requests(
+    *,
+    counts_copies: bool,
+    addresses: tuple[str, ...],
+    split: tuple[int, int] | None,
+    weights: tuple[int, int],
+) -> None:
+    mirror = MirrorTarget(key="2", percent=25)
+    desired = structs.replace(endpoint(arm("1", weight=100), arm("2", weight=0)), mirror=mirror)
+    route = EndpointRoute(
+        name=desired.name,
+        timeout_s=30.0,
+        arms=(
+            RevisionTarget(version="1", weight=100, replicas=("unix:/old",)),
+            RevisionTarget(version="2", weight=0, replicas=addresses),
+        ),
+        mirror=mirror,
+    )
+    settings = ShadowSpec(mirror_percent=25, counts_copies=counts_copies)
+    record = rollout(TrafficShares(mirror_percent=25))
+    record = structs.replace(record, state=structs.replace(record.state, settings=settings))
+    view = LiveRollout(record=record, endpoint=desired, route=route, replicas=(), hosted={})
+
+    assert (view.split(), view.weights) == (split, weights)
+    assert view.needs_answers is not counts_copies
+    assert view.observe(REPLICA, 10.0).pairs is not counts_copies
 
 
 def test_of_a_split_by_a_key_only_the_callers_are_kept() -> None:

@@ -56,7 +56,7 @@ from headrace.core.spec.parse import (
     VersionSpec,
     is_model_path,
 )
-from headrace.core.spec.rollout import ShadowSpec, judged_by
+from headrace.core.spec.rollout import judged_by
 from headrace.core.spec.stream_parts import OpenAIPath
 from headrace.core.spec.upstream import UpstreamSpec
 from headrace.registry import (
@@ -504,7 +504,6 @@ def _depends_on_model(endpoint: EndpointSpec) -> bool:
         or endpoint.runtime != ""
         or endpoint.llm != LlmSpec()
         or any(limit.of_tokens for limit in limits)
-        or isinstance(endpoint.rollout, ShadowSpec)
     )
 
 
@@ -517,12 +516,6 @@ def model_mistakes(
         revisions: The versions; what no version supports is noted only if all are there.
         signatures: The signatures of all versions that are no upstream.
     """
-    if isinstance(endpoint.rollout, ShadowSpec) and any(r.generates for r in revisions):
-        message = (
-            "a shadow compares tensors, which a language model does not have; use the strategy "
-            "canary or ab"
-        )
-        yield "rollout.strategy", message
     if endpoint.pool is not None and any(revision.serves_openai for revision in revisions):
         message = "is not for GGUF models, each of which has its own processes; remove it"
         yield "pool", message

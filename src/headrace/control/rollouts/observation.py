@@ -24,7 +24,12 @@ from headrace.control.rollouts.evidence import (
     Split,
 )
 from headrace.core import FailedPreconditionError
-from headrace.core.spec.rollout import AbSpec, DisagreementSpec, ShadowSpec
+from headrace.core.spec.rollout import (
+    AbSpec,
+    DisagreementSpec,
+    ShadowSpec,
+    compares_answers,
+)
 from headrace.gateway import ArmStatistics, EndpointRoute, RoutedRequest, arm_of
 from headrace.rollout.crashes import ReplicaDeaths
 from headrace.rollout.evidence import RolloutEvidenceState
@@ -235,19 +240,33 @@ class LiveRollout:
 
     @property
     def weights(self) -> Split | None:
-        """The requested weights, dead arms included; None until the gateway acknowledged them."""
+        """The requested weights, dead arms included; None until the gateway acknowledged them.
+
+        A candidate whose copies are counted has their share of the requests as its weight.
+        """
         arm, route = self.candidate, self.route
         if arm is None or route is None or route.held or route.split_id != self.endpoint.split_id:
             return None
         if {a.key: a.weight for a in route.arms} != {a.key: a.weight for a in self.endpoint.arms}:
             return None
-        return arm.weight, sum(other.weight for other in self.comparison)
+        return self._copied or arm.weight, sum(other.weight for other in self.comparison)
+
+    @property
+    def _copied(self) -> int:
+        """Percent of the requests whose copies are counted as the candidate's."""
+        settings, mirror = self.record.state.settings, self.endpoint.mirror
+        counts_copies = isinstance(settings, ShadowSpec) and settings.counts_copies
+        return mirror.percent if mirror is not None and counts_copies else 0
 
     def _is_alive(self) -> tuple[bool, bool]:
         """Return whether candidate and comparison can answer the requests of their weights."""
         arms = self.route.arms if self.route is not None else ()
-        dead = {arm.key for arm in arms if arm.weight and not arm.is_live}
         key = self.candidate.key if self.candidate is not None else ""
+        dead = {
+            arm.key
+            for arm in arms
+            if (arm.weight or (self._copied and arm.key == key)) and not arm.is_live
+        }
         return key not in dead, not dead - {key}
 
     def reading(
@@ -304,7 +323,7 @@ class LiveRollout:
         """
         settings = self.record.state.settings
         predictions, disagreement = settings.metrics.predictions, settings.metrics.disagreement
-        is_shadow = isinstance(settings, ShadowSpec)
+        is_shadow = compares_answers(settings)
         looked_at = disagreement if is_shadow else predictions
         return Observe(
             key=self.record.id,
@@ -327,8 +346,9 @@ class LiveRollout:
     def needs_answers(self) -> bool:
         """Whether single answers are read, and not only their counts."""
         settings = self.record.state.settings
-        is_paired = isinstance(settings, ShadowSpec)
-        return is_paired or self.needs_assignments or self.endpoint.sticky is not None
+        return (
+            compares_answers(settings) or self.needs_assignments or self.endpoint.sticky is not None
+        )
 
     @property
     def needs_assignments(self) -> bool:

@@ -146,7 +146,7 @@ class MetricsSpec(SpecPart, frozen=True, kw_only=True):
     predictions: PredictionsSpec | None = PredictionsSpec()
     """See PredictionsSpec."""
     disagreement: DisagreementSpec | None = None
-    """See DisagreementSpec; a shadow has it unless it is set null."""
+    """See DisagreementSpec; a shadow has it unless it is set null or of a language model."""
     reward: RewardSpec | None = None
     """See RewardSpec; an A/B test has it unless it is set null."""
     crashes: CrashesSpec | None = CrashesSpec()
@@ -243,12 +243,17 @@ class AbSpec(_RolloutSpec, tag_field="strategy", tag="ab", frozen=True, kw_only=
 
 
 class ShadowSpec(_RolloutSpec, tag_field="strategy", tag="shadow", frozen=True, kw_only=True):
-    """Copies of requests to the new version; its responses are compared and dropped."""
+    """Copies of requests to the new version; its responses are compared and dropped.
+
+    Of a language model, the tokens, times and failures of both versions are compared.
+    """
 
     mirror_percent: Annotated[int, Meta(ge=1, le=100)] = 100
     """Share of the requests that are copied. Unit: percent."""
     promotes: bool = False
     """Whether a good verdict makes it the endpoint's version."""
+    counts_copies: Annotated[bool, DERIVED] = False
+    """Whether copies are counted as requests of the new version: those for a language model."""
 
 
 class StickySpec(SpecPart, frozen=True, kw_only=True):
@@ -296,6 +301,11 @@ def error_threshold(rollout: RolloutSpec, slo: SloSpec | None) -> float | None:
     return BLUE_GREEN_MAX_ERROR_RATIO if isinstance(rollout, BlueGreenSpec) else None
 
 
+def compares_answers(rollout: RolloutSpec) -> bool:
+    """Whether each response is compared with that to its copy, and not the counts of versions."""
+    return isinstance(rollout, ShadowSpec) and not rollout.counts_copies
+
+
 def judged_by(rollout: RolloutSpec, slo: SloSpec | None, *, generates: bool = False) -> RolloutSpec:
     """Return `rollout` with its strategy's metric, and the endpoint's slo as thresholds.
 
@@ -310,7 +320,9 @@ def judged_by(rollout: RolloutSpec, slo: SloSpec | None, *, generates: bool = Fa
         latency = replace(latency, max_s=slo.latency_s)
     metrics = replace(metrics, errors=errors, latency=latency)
     set_fields = rollout.metrics.model_fields_set
-    if isinstance(rollout, ShadowSpec) and "disagreement" not in set_fields:
+    if isinstance(rollout, ShadowSpec):
+        rollout = replace(rollout, counts_copies=generates)
+    if compares_answers(rollout) and "disagreement" not in set_fields:
         metrics = replace(metrics, disagreement=DisagreementSpec())
     if isinstance(rollout, AbSpec) and "reward" not in set_fields:
         metrics = replace(metrics, reward=RewardSpec())
