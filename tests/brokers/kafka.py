@@ -23,6 +23,13 @@ from tests.ports import free_port
 
 USER: Final = "scorer"
 PASSWORD: Final = "sc0rer"  # noqa: S105  # of a server on loopback
+SHORT_SESSIONS: Final = {
+    "group.consumer.min.session.timeout.ms": 6000,
+    "group.consumer.session.timeout.ms": 6000,
+    "group.consumer.min.heartbeat.interval.ms": 1000,
+    "group.consumer.heartbeat.interval.ms": 1000,
+}
+"""Options: sessions as short as those of classic groups may be."""
 _MECHANISMS: Final = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 _CLUSTER_ID: Final = "MkU3OEVBNTcwNTJENDM2Qg"
 _LOGIN: Final = "org.apache.kafka.common.security.scram.ScramLoginModule required;"

@@ -28,7 +28,7 @@ import pytest
 from headrace.streaming.broker import Delivery, GroupProtocol
 from headrace.streaming.settings import StreamStatus, WorkerSettings
 from tests.brokers.java import ServerProcess
-from tests.brokers.kafka import running_kafka
+from tests.brokers.kafka import SHORT_SESSIONS, running_kafka
 from tests.brokers.pulsar import running_pulsar
 from tests.chaos.clients import (
     DEAD,
@@ -264,14 +264,8 @@ def test_a_stream_over_kafka_answers_every_record_in_order(
     folder: Path, table: list[tuple[object, ...]], delivery: Delivery, protocol: GroupProtocol
 ) -> None:
     ledger = Ledger()
-    options = {
-        "group.consumer.min.session.timeout.ms": 6000,
-        "group.consumer.session.timeout.ms": 6000,
-        "group.consumer.min.heartbeat.interval.ms": 1000,
-        "group.consumer.heartbeat.interval.ms": 1000,
-    }
     (folder / "failed").touch()
-    with running_kafka(folder / "kafka", brokers=3, options=options) as cluster:
+    with running_kafka(folder / "kafka", brokers=3, options=SHORT_SESSIONS) as cluster:
         url = f"kafka://{cluster.bootstrap}"
 
         def choose(chance: random.Random) -> ServerProcess:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from headrace.streaming.broker import Broker
-from tests.brokers.kafka import KafkaCluster, running_kafka
+from tests.brokers.kafka import SHORT_SESSIONS, KafkaCluster, running_kafka
 from tests.contract.brokers.rig import Rig
 
 
@@ -21,13 +21,6 @@ def broker(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    # As short as the sessions of classic groups may be.
-    seconds = {"min.session.timeout.ms": 6000, "session.timeout.ms": 6000}
-    options = {f"group.consumer.{name}": value for name, value in seconds.items()}
-    options["group.consumer.heartbeat.interval.ms"] = options[
-        "group.consumer.min.heartbeat.interval.ms"
-    ] = 1000
-    with running_kafka(
-        tmp_path_factory.mktemp("kafka"), is_secure=True, options=options
-    ) as cluster:
+    folder = tmp_path_factory.mktemp("kafka")
+    with running_kafka(folder, is_secure=True, options=SHORT_SESSIONS) as cluster:
         yield cluster

@@ -67,6 +67,11 @@ class Rig:
         }
         return Membership(topics=(topic,), **said)  # type: ignore[arg-type]  # as the caller says
 
+    def finish(self, session: ConsumerSession, records: Iterable[Record]) -> None:
+        """Be done with these records, and wait until the server knows it."""
+        session.produce([], after(records))
+        assert session.flush(self.settles_s)
+
 
 @dataclass
 class Listener:

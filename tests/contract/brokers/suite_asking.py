@@ -93,8 +93,7 @@ class Asking:
             session.pause([partition])
             seen = {}
             for done, more in ((0, 0), (4, 0), (10, 0), (10, 90)):
-                session.produce([], after(found[:done]))
-                assert session.flush(rig.settles_s)
+                rig.finish(session, found[:done])
                 broker.send(numbered(topic, range(more)))
                 deadline = time.monotonic() + rig.settles_s
                 while (lag := session.lag()[partition]).records != 10 + more - done:

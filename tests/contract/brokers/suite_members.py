@@ -61,8 +61,7 @@ class Members:
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
             found = take(session, 4, within_s=rig.settles_s, max_records=4)
-            session.produce([], after(found[:4]))
-            assert session.flush(rig.settles_s)
+            rig.finish(session, found[:4])
 
         again = rig.membership(topic, group=membership.group, start=StartPosition.LATEST)
         assert numbers(taken(broker, again, 6, within_s=rig.settles_s)) == [4, 5, 6, 7, 8, 9]
@@ -74,8 +73,7 @@ class Members:
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
             found = take(session, 10, within_s=rig.settles_s)
-            session.produce([], after(found[:6]))
-            assert session.flush(rig.settles_s)
+            rig.finish(session, found[:6])
 
         again = taken(broker, membership, 4, within_s=rig.settles_s)
         other = rig.membership(topic, group=membership.group, member="two")
@@ -93,8 +91,7 @@ class Members:
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
             found = take(session, 10, within_s=rig.settles_s)
-            session.produce([], after(found[:8]))
-            assert session.flush(rig.settles_s)
+            rig.finish(session, found[:8])
 
         own = Listener(offsets={found[0].topic_partition: found[3].offset})
         assert numbers(taken(broker, membership, 7, within_s=rig.settles_s, listener=own)) == list(
@@ -128,8 +125,7 @@ class Members:
         assert broker.committed(new_name("nobody"), topic) == {}
         with joined(broker, membership) as session:
             found = take(session, 10, within_s=rig.settles_s)
-            session.produce([], after(found[:6]))
-            assert session.flush(rig.settles_s)
+            rig.finish(session, found[:6])
             (committed,) = broker.committed(membership.group, topic).items()
         partition, offset = committed
 
@@ -141,8 +137,7 @@ class Members:
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
             found = take(session, 10, within_s=rig.settles_s)
-            session.produce([], after(found))
-            assert session.flush(rig.settles_s)
+            rig.finish(session, found)
             with pytest.raises(FailedPreconditionError, match=membership.group):
                 broker.set_committed(membership.group, {found[0].topic_partition: found[7].offset})
 
@@ -272,8 +267,7 @@ class Members:
             found = take(session, 5, within_s=rig.settles_s)
             ends = time.monotonic() + 1.5 * rig.session_timeout_s
             settle(session, lambda: time.monotonic() > ends, within_s=rig.settles_s + 60)
-            session.produce([], after(found))
-            assert session.flush(rig.settles_s)
+            rig.finish(session, found)
             assert listener.held == {TopicPartition(topic, 0)}
             assert listener.told == 1
 
@@ -310,8 +304,7 @@ class Members:
                 while time.monotonic() < deadline:
                     assert slow.poll(0, 0.1) == []
                     assert other.poll(10, 0.1) == []
-                slow.produce([], after(found))
-                assert slow.flush(rig.settles_s)
+                rig.finish(slow, found)
                 assert other.poll(10, 0.2) == []
 
     def test_what_is_done_at_a_place_of_somebody_else_is_refused(

@@ -285,8 +285,7 @@ class Records:
             found = take(session, 3, within_s=rig.settles_s)
             session.produce([], {})
             session.produce(numbered(sink, [0]), {})
-            session.produce([], after(found[:1]))
-            assert session.flush(rig.settles_s)
+            rig.finish(session, found[:1])
 
         assert numbers(everything(broker, sink)) == [0]
         assert numbers(taken(broker, membership, 2, within_s=rig.settles_s)) == [1, 2]

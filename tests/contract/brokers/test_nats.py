@@ -14,7 +14,6 @@ from headrace.streaming.records import NewRecord, Record, TopicPartition
 from tests.contract.brokers.nats_servers import NatsServer, running_nats
 from tests.contract.brokers.rig import (
     Rig,
-    after,
     everything,
     joined,
     new_name,
@@ -57,8 +56,7 @@ def test_members_are_done_with_their_own_messages_only(broker: Broker, rig: Rig)
         first = take(one, 1, within_s=10, max_records=1)
         with joined(broker, rig.membership(topic, group=group, member="two")) as two:
             second = take(two, 1, within_s=10, max_records=1)
-            two.produce([], after(second))
-            assert two.flush(10)
+            rig.finish(two, second)
             (committed,) = broker.committed(group, topic).values()
 
     assert numbers(first + second) == [0, 1]
