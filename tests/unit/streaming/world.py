@@ -17,6 +17,7 @@ from headrace.streaming.writer import ResultWriter
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
+SETTLE_TURNS = 3000
 
 
 def settings(**changes: Any) -> WorkerSettings:  # noqa: ANN401  # any setting
@@ -202,3 +203,58 @@ def broker_with(
     for topic in (IN, OUT, DEAD):
         broker.create_topic(topic, partitions=partitions)
     return broker
+
+
+@dataclass
+class World:
+    """Two members that share the partitions of a topic, and what happens to them, then calm."""
+
+    broker: MemoryBroker
+    members: Sequence[Member]
+    left: list[NewRecord]
+    """Records that are not written yet."""
+
+    def do(self, what: str, which: int, amount: float) -> None:
+        member = self.members[which % 2]
+        match what:
+            case "turn":
+                member.run_once()
+            case "send":
+                some, self.left = self.left[:which], self.left[which:]
+                self.broker.send(some)
+            case "give" | "seize" if not member.is_out:
+                partition = TopicPartition(IN, which // 2)
+                self.broker.give(GROUP, partition, member.session, is_seized=what == "seize")
+            case "crash" if not self.broker.is_away and not member.is_out:
+                member.crash(written=int(amount))
+            case "refuse":
+                member.session.fails = UnavailableError("a broken transaction")
+            case "away" | "back":
+                member.away = what == "away"
+            case "broker away" | "broker back":
+                self.broker.is_away = what == "broker away"
+
+    def settle(self) -> None:
+        """All is well again: everything has to come to its end."""
+        self.broker.is_away = False
+        self.do("send", len(self.left), 0)
+        for member in self.members:
+            member.away = False
+            member.session.fails = None
+        for turn in range(SETTLE_TURNS):
+            for partition in self.broker.ends(IN):
+                if self.broker.owner(GROUP, partition) not in [one.session for one in self.members]:
+                    self.broker.give(GROUP, partition, self.members[0].session, is_seized=True)
+            for member in self.members:
+                member.run_once()
+            self.broker.clock.turn(0.05)
+            if turn > 5 and self.is_done():
+                break
+        for member in self.members:
+            member.run_once()
+            member.session.flush(1.0)
+
+    def is_done(self) -> bool:
+        reached = self.broker.committed(GROUP, IN)
+        ends = self.broker.ends(IN).items()
+        return all(reached.get(partition, 0) == end for partition, (_, end) in ends)

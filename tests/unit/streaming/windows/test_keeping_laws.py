@@ -15,17 +15,17 @@ from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWi
 from headrace.streaming.broker import Delivery
 from headrace.streaming.in_flight import Outcome, ScoringBatch
 from headrace.streaming.metrics import Counters
-from headrace.streaming.records import NewRecord, Record, TopicPartition
+from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.windows.panes import WindowEvent, plan_windows
 from headrace.streaming.windows.session import Windows
 from headrace.testing.streams import MemoryBroker, TurnedClock
 from tests.unit.streaming.windows.parts import Reference, same
 from tests.unit.streaming.world import (
     DEAD,
-    GROUP,
     IN,
     OUT,
     Member,
+    World,
     answer,
     broker_with,
     settings,
@@ -33,7 +33,7 @@ from tests.unit.streaming.world import (
     writer,
 )
 
-PARTITIONS, RECORDS, STEPS, SETTLE_TURNS = 2, 120, 500, 3000
+PARTITIONS, RECORDS, STEPS = 2, 120, 500
 KINDS = [*["turn"] * 10, "send", "send", "give", "give", "seize", "crash", "away", "back"]
 BEGIN_S = 1_700_000_000.0
 WINDOWS = StreamWindowsSpec(
@@ -140,47 +140,13 @@ def members(
                 member.poll_loop.windows.close()
 
 
-def step(broker: MemoryBroker, two: list[Watcher], left: list[NewRecord], random: Random) -> None:
-    """One thing that happens."""
-    member, partition = random.choice(two), TopicPartition(IN, random.randrange(PARTITIONS))
-    match random.choice(KINDS):
-        case "send":
-            count = random.randint(1, 6)
-            broker.send(left[:count])
-            del left[:count]
-        case "give" | "seize" as kind if not member.is_out:
-            broker.give(GROUP, partition, member.session, is_seized=kind == "seize")
-        case "crash" if not member.is_out:
-            member.crash(random.randrange(4))
-        case "away" | "back" as kind:
-            member.away = kind == "away"
-        case _:
-            member.run_once()
-
-
-def settle(broker: MemoryBroker, two: list[Watcher]) -> None:
-    """Calm, until all is done."""
-    for turn in range(SETTLE_TURNS):
-        for member in two:
-            member.away = False
-            member.run_once()
-        broker.clock.turn(0.02)
-        for partition, (_, end) in broker.ends(IN).items():
-            if broker.owner(GROUP, partition) is None and not two[turn % 2].is_out:
-                broker.give(GROUP, partition, two[turn % 2].session, is_seized=True)
-            if broker.committed(GROUP, IN).get(partition) != end:
-                break
-        else:
-            return
-    raise AssertionError("it never came to an end")
-
-
-def play(broker: MemoryBroker, two: list[Watcher], left: list[NewRecord], random: Random) -> None:
+def play(world: World, random: Random) -> None:
     for _ in range(STEPS):
-        step(broker, two, left, random)
-        broker.clock.turn(random.choice([0.0, 0.005, 0.05]))
-    broker.send(left)
-    settle(broker, two)
+        kind = random.choice(KINDS)
+        which = random.randint(1, 6) if kind == "send" else random.randrange(2 * PARTITIONS)
+        world.do(kind, which, random.randrange(4))
+        world.broker.clock.turn(random.choice([0.0, 0.005, 0.05]))
+    world.settle()
 
 
 @pytest.mark.slow  # hundreds of turns, each with a file
@@ -204,7 +170,7 @@ def test_answers_have_the_windows_of_an_undisturbed_run(
         for number, (at, row) in enumerate(rows)
     ]
     with members(tmp_path, delivery, random, shares=shares) as (broker, two):
-        play(broker, two, left, random)
+        play(World(broker, two, left), random)
         counted = [member.counters.windows for member in two]
 
     wanted = expected(rows)
