@@ -172,6 +172,7 @@ def killed_at_random(
             worker.kill()
         yield lag(broker)
     with running(folder, told) as worker:
+        worker.wait_until(lambda s: s.state is WorkerState.RUNNING)  # all may be done before
         wait_until_done(broker)
         assert worker.stop() == 0
 
