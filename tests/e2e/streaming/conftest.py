@@ -19,6 +19,7 @@ from headrace.control.base.settings import ControlFile, read_control_file
 from headrace.core import NotFoundError
 from headrace.streaming.brokers.log.broker import LogBroker
 from headrace.streaming.records import Record
+from tests.brokers.kafka import KafkaCluster, running_kafka
 from tests.e2e.cli.conftest import PORTS, MakeShell, Shell, make_shell
 
 __all__ = ["make_shell"]
@@ -58,16 +59,26 @@ class Streams:
     def broker(self) -> str:
         return "log:demo"
 
-    def send(self, records: list[dict[str, Any]], *, raw: bytes = b"", partitions: int = 2) -> None:
-        done = self.shell.run(
-            *("stream", "send", "in", "--broker", self.broker),
-            *("--key", "id", "--partitions", str(partitions)),
-            stdin=lines(records),
-        )
+    def run(self, *arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[str]":
+        """Run a command that has to succeed."""
+        done = self.shell.run(*arguments, stdin=stdin)
         assert done.returncode == 0, done.stderr
+        return done
+
+    def send(
+        self,
+        records: list[dict[str, Any]],
+        *,
+        topic: str = "in",
+        raw: bytes = b"",
+        partitions: int = 2,
+    ) -> None:
+        send = ("stream", "send", topic, "--broker", self.broker)
+        if records:
+            options = ("--key", "id", "--partitions", str(partitions))
+            self.run(*send, *options, stdin=lines(records))
         if raw:
-            done = self.shell.run("stream", "send", "in", "--broker", self.broker, stdin=raw)
-            assert done.returncode == 0, done.stderr
+            self.run(*send, stdin=raw)
 
     def records(self, topic: str) -> list[Record]:
         """All of a topic; nothing while it is not there."""
@@ -88,15 +99,17 @@ class Streams:
         return [json.loads(record.value or b"") for record in self.records(topic)]
 
     def json(self, *arguments: str) -> Any:
-        done = self.shell.run("stream", *arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return json.loads(self.run("stream", *arguments, "--json").stdout)
 
     def up(self) -> ControlFile:
         """Start a control plane for the spec."""
-        done = self.shell.run("up", "headrace.yaml", "--detach", *PORTS)
-        assert done.returncode == 0, done.stderr
+        self.run("up", "headrace.yaml", "--detach", *PORTS)
         return self.control()
+
+    def apply(self, text: str, *options: str) -> str:
+        """Apply a spec, and return what is told of it."""
+        self.spec(text)
+        return self.run("apply", "-f", "headrace.yaml", *options).stderr
 
     def control(self) -> ControlFile:
         found = read_control_file(self.shell.home)
@@ -133,6 +146,12 @@ class Streams:
 @pytest.fixture
 def streams(make_shell: MakeShell) -> Streams:
     return Streams(make_shell())
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    with running_kafka(tmp_path_factory.mktemp("kafka")) as cluster:
+        yield cluster
 
 
 @pytest.fixture

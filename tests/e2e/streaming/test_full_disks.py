@@ -77,8 +77,7 @@ def test_a_log_whose_disk_is_full_is_waited_for_and_loses_and_repeats_nothing(
     folder: Path, delivery: Delivery
 ) -> None:
     with small_disk(folder / "log", size_bytes=24 << 20) as disk:
-        broker = opened(folder)
-        broker.create_topic(IN, partitions=2)
+        broker = opened(folder, partitions=2)
         broker.send(numbered(range(2000), pad="x" * 2000))
         told = settings(
             folder,
@@ -112,7 +111,6 @@ def test_windows_go_on_where_their_disk_is_full_and_are_kept_when_there_is_room(
 ) -> None:
     with small_disk(folder / "state", size_bytes=512 << 10) as disk:
         broker = opened(folder)
-        broker.create_topic(IN)
         windows = StreamWindowsSpec(
             windows=[StreamWindowSpec(name="n", size_s=3600.0, key="n")],
             state=str(disk),
@@ -172,7 +170,6 @@ def test_windows_go_on_where_their_disk_is_full_and_are_kept_when_there_is_room(
 def test_a_worker_whose_log_file_has_no_room_streams_on(folder: Path) -> None:
     with small_disk(folder / "logs", size_bytes=64 << 10) as disk:
         broker = opened(folder)
-        broker.create_topic(IN)
         told = settings(folder, double(folder))
         (folder / "one.log").symlink_to(disk / "one.log")
         fill(disk)

@@ -21,7 +21,6 @@ from headrace.core import SystemClock
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.settings import WorkerSettings
 from tests.e2e.streaming.workers import (
-    IN,
     OUT,
     WITHIN_S,
     double,
@@ -39,8 +38,7 @@ SILENT_S = 3.0
 
 @pytest.fixture
 def broker(folder: Path) -> Iterator[Broker]:
-    found = opened(folder)
-    found.create_topic(IN, partitions=2)
+    found = opened(folder, partitions=2)
     yield found
     found.close()
 

@@ -17,9 +17,8 @@ from headrace.core import NotFoundError, UnavailableError
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import Record
-from tests.brokers.kafka import KafkaCluster, running_kafka
+from tests.brokers.kafka import KafkaCluster
 from tests.contract.brokers.rig import everything
-from tests.e2e.cli.conftest import PORTS
 from tests.e2e.gateway.openai_stub import embedding
 from tests.e2e.gateway.test_openai import MODEL, running_stub
 from tests.e2e.streaming.conftest import Streams, wait_for
@@ -77,12 +76,6 @@ OTHERS = """
 """
 
 
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    with running_kafka(tmp_path_factory.mktemp("kafka")) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def broker(kafka: KafkaCluster) -> Iterator[Broker]:
     broker = open_broker(f"kafka://{kafka.bootstrap}?fetch.wait.max.ms=20", home=Path("/"))
@@ -121,14 +114,10 @@ def running(streams: Streams, spec: str, cluster: KafkaCluster, port: int) -> It
     spec = (ENDPOINT + spec).format(port=port, model=MODEL, broker=f"kafka://{cluster.bootstrap}")
     streams.spec(spec[: spec.index("streams:")])
     with running_stub(str(port), MODEL):
-        done = streams.shell.run("up", "headrace.yaml", "--detach", *PORTS)
-        assert done.returncode == 0, done.stderr
-        created = streams.shell.run("keys", "create", "pipeline", "--scope", "infer:chat")
-        assert created.returncode == 0, created.stderr
+        streams.up()
+        created = streams.run("keys", "create", "pipeline", "--scope", "infer:chat")
         (streams.shell.folder / "key").write_text(created.stdout)
-        streams.spec(spec)
-        done = streams.shell.run("apply", "-f", "headrace.yaml")
-        assert done.returncode == 0, done.stderr
+        streams.apply(spec)
         yield
 
 
@@ -242,8 +231,7 @@ def test_smollm2_answers_and_embeds_the_records_of_a_topic(
     broker.create_topic("questions")
     url = f"kafka://{kafka.bootstrap}"
     streams.spec(SMOLLM2.format(model=smollm2(request), broker=url))
-    done = streams.shell.run("up", "headrace.yaml", "--detach", *PORTS)
-    assert done.returncode == 0, done.stderr
+    streams.up()
     asked = "What is the capital of France? Answer in one sentence."
     send(kafka, "questions", [{"text": asked}, {"text": "word " * 600}, {"text": asked}])
 

@@ -89,7 +89,6 @@ def test_records_become_features_once_whatever_is_killed(tmp_path: Path, *, scor
     (tmp_path / "features.yaml").write_text(FEATURES)
     apply_definitions(tmp_path / "features.yaml", tmp_path)
     broker = opened(tmp_path)
-    broker.create_topic(IN)
     bad = NewRecord(topic=IN, key=b"1", value=b'{"card": "one", "amount": 1, "x": [1, 2, 3, 4]}')
     records = payments(count)
     last_s = records[-1].timestamp_s

@@ -19,7 +19,7 @@ from headrace.streaming.broker import Broker, Delivery, StartPosition
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import Record
 from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerState
-from tests.brokers.kafka import KafkaCluster, running_kafka
+from tests.brokers.kafka import KafkaCluster
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming import workers
 
@@ -27,12 +27,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.jvm]
 MAX_BYTES = 1_048_576
 """Largest value that Kafka's own producer sends by default."""
 _NUMBERS = count()
-
-
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
-    with running_kafka(tmp_path_factory.mktemp("kafka")) as cluster:
-        yield cluster
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,18 +97,15 @@ def alerts(streams: Streams, stream: str) -> dict[str, str]:
 
 
 def test_an_apply_waits_until_streams_run_and_the_status_shows_them(system: Streams) -> None:
-    system.spec(SPEC + JOBS)
-    applied = system.shell.run("apply", "-f", "headrace.yaml", "--wait")
+    system.apply(SPEC + JOBS, "--wait")
     at_once = status(system)
     wait_for(lambda: system.count("out") == 50)
     wait_for(lambda: status(system)["jobs"])
-    table = system.shell.run("status")
+    table = system.run("status").stdout
 
-    assert applied.returncode == 0, applied.stderr
     assert [(one["name"], one["state"]) for one in at_once["streams"]] == [("own", "running")]
     assert at_once["ready"]
-    assert table.returncode == 0, table.stderr
-    lines = [line.split() for line in table.stdout.splitlines()]
+    lines = [line.split() for line in table.splitlines()]
     assert ["own", "running", "1/1"] in [line[:3] for line in lines]
     assert ["nightly", "by", "hand"] in [line[:3] for line in lines]
 
@@ -128,10 +125,8 @@ def test_an_apply_says_which_stream_does_not_run_and_why(system: Streams) -> Non
 
 @pytest.mark.long
 def test_a_stream_that_stopped_before_a_record_is_not_waited_for(system: Streams) -> None:
-    sent = system.shell.run("stream", "send", "bad", "--broker", "log:demo", stdin=b'{"x": 1}\n')
-    assert sent.returncode == 0, sent.stderr
-    system.spec(SPEC + STOPS)
-    system.shell.run("apply", "-f", "headrace.yaml")
+    system.send([], topic="bad", raw=b'{"x": 1}\n')
+    system.apply(SPEC + STOPS)
     wait_for(lambda: system.json("status", "stops")["stuck"])
     again = system.shell.run("apply", "-f", "headrace.yaml", "--wait", "--wait-s", "300")
 
@@ -141,8 +136,7 @@ def test_a_stream_that_stopped_before_a_record_is_not_waited_for(system: Streams
 
 @pytest.mark.long
 def test_a_worker_that_ends_again_and_again_is_an_alert(system: Streams) -> None:
-    system.spec(SPEC)
-    assert system.shell.run("apply", "-f", "headrace.yaml", "--wait").returncode == 0
+    system.apply(SPEC, "--wait")
     before = alerts(system, "own")
     for _ in range(3):
         [pid] = wait_for(lambda: [one for one in system.pids() if one])
@@ -158,17 +152,14 @@ def test_a_worker_that_ends_again_and_again_is_an_alert(system: Streams) -> None
 
 def test_rows_of_a_stream_that_depend_on_each_other_are_a_warning(system: Streams) -> None:
     centred(system.shell.folder / "centred.onnx")
-    system.spec(CENTRED)
-    lines = b"".join(b'{"x": [%d, 0, 1, 2]}\n' % number for number in range(100))
-    sent = system.shell.run("stream", "send", "wide", "--broker", "log:demo", stdin=lines)
-    assert sent.returncode == 0, sent.stderr
-    assert system.shell.run("apply", "-f", "headrace.yaml", "--wait").returncode == 0
+    raw = b"".join(b'{"x": [%d, 0, 1, 2]}\n' % number for number in range(100))
+    system.send([], topic="wide", raw=raw)
+    system.apply(CENTRED, "--wait")
     wait_for(lambda: system.json("status", "coupled")["warning"])
-    table = system.shell.run("status")
+    table = system.run("status").stdout  # it runs
 
-    assert table.returncode == 0  # it runs
-    assert "stream 'coupled': model coupled: output 'y' differs" in table.stdout
-    assert "remove `rows_independent`" in table.stdout
+    assert "stream 'coupled': model coupled: output 'y' differs" in table
+    assert "remove `rows_independent`" in table
 
 
 @contextmanager
@@ -199,9 +190,8 @@ def test_a_stream_without_partitions_is_stalled_and_one_with_a_worker_in_reserve
 ) -> None:
     with closing(LogBroker(system.shell.home / "streams" / "demo")) as broker:
         broker.create_topic("narrow", partitions=1)
-        system.spec(WITHOUT_PARTITIONS)
         with only_member(broker, "taken", "narrow"):
-            assert system.shell.run("apply", "-f", "headrace.yaml").returncode == 0
+            system.apply(WITHOUT_PARTITIONS)
             wait_for(lambda: system.json("status", "half")["state"] == "retrying")
             wait_for(lambda: system.json("status", "half")["state"] == "stalled")
             wait_for(lambda: system.json("status", "taken")["state"] == "stalled")

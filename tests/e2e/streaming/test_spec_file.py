@@ -99,13 +99,6 @@ def inputs(count: int, *, first: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def apply(streams: Streams, text: str) -> str:
-    streams.spec(text)
-    done = streams.shell.run("apply", "-f", "headrace.yaml", "--yes")
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
 @pytest.mark.long
 def test_a_stream_of_an_endpoint_follows_its_split_and_loses_nothing(streams: Streams) -> None:
     def answered_by(records: list[Record]) -> list[int]:
@@ -124,7 +117,7 @@ def test_a_stream_of_an_endpoint_follows_its_split_and_loses_nothing(streams: St
     streams.send(inputs(400))
     streams.up()
     wait_for(lambda: streams.count("out") == 400)
-    apply(streams, SPLIT.format(old=0, new=100))
+    streams.apply(SPLIT.format(old=0, new=100), "--yes")
     streams.send(inputs(200, first=400))
     wait_for(lambda: streams.count("out") == 600)
 
@@ -156,16 +149,6 @@ def sums(rows: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
     return found
 
 
-def send_to(streams: Streams, topic: str, rows: list[dict[str, Any]]) -> None:
-    text = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-    done = streams.shell.run(
-        *("stream", "send", topic, "--broker", streams.broker, "--key", "id"),
-        *("--partitions", "2"),
-        stdin=text,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def asked_of_endpoint(streams: Streams, card: int) -> list[float]:
     body = {
         "inputs": [
@@ -184,8 +167,7 @@ def asked_of_endpoint(streams: Streams, card: int) -> list[float]:
 @pytest.fixture
 def pushing(streams: Streams) -> Streams:
     (streams.shell.folder / "features.yaml").write_text(FEATURES)
-    done = streams.shell.run("features", "apply")
-    assert done.returncode == 0, done.stderr
+    streams.run("features", "apply")
     streams.spec(PUSHING)
     return streams
 
@@ -193,8 +175,8 @@ def pushing(streams: Streams) -> Streams:
 @pytest.mark.long
 def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing: Streams) -> None:
     rows = payments(400)
-    send_to(pushing, "payments", rows)
-    send_to(pushing, "asked", [{"id": "warm", "n": -1, "card": 999, "amount": 3, "bias": 1}])
+    pushing.send(rows, topic="payments")
+    pushing.send([{"id": "warm", "n": -1, "card": 999, "amount": 3, "bias": 1}], topic="asked")
     pushing.up()
     wait_for(lambda: pushing.is_running("fill", "ask", "count"))
     wait_for(lambda: pushing.view("fill")["lag_records"] == 0)
@@ -202,7 +184,7 @@ def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing
     asks = [
         {"id": str(card), "n": card, "card": card, "amount": 3, "bias": 1} for card in range(20)
     ]
-    send_to(pushing, "asked", asks)
+    pushing.send(asks, topic="asked")
     wait_for(lambda: pushing.count("scored") == 21)
     scored = {answer["n"]: answer["y"] for answer in pushing.answers("scored")}
     asked = [asked_of_endpoint(pushing, card) for card in range(20)]
@@ -218,14 +200,14 @@ def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing
     assert pushing.view("fill")["model"] == "view spending"
     assert {path.stat().st_uid for path in theirs} == {worker}
     assert (pushing.shell.home / "features").stat().st_uid == os.geteuid()
-    assert pushing.shell.run("stream", "pause", "count").returncode == 0
-    said = apply(pushing, PUSHING.replace("workers: 2", "workers: 1"))
+    pushing.run("stream", "pause", "count")
+    said = pushing.apply(PUSHING.replace("workers: 2", "workers: 1"), "--yes")
     wait_for(lambda: pushing.is_running("fill"))
     assert "stream 'fill' changed" in said
     assert {path.name for path in state.iterdir()} == {"fill", "count"}
 
     only = PUSHING[: PUSHING.index("  - name: fill")] + PUSHING[PUSHING.index("  - name: ask") :]
-    apply(pushing, only)
+    pushing.apply(only, "--yes")
     wait_for(lambda: not (state / "fill").exists())
     assert (state / "count" / "count").is_dir()
     pushing.shell.run("down")
@@ -235,7 +217,7 @@ def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing
 @pytest.mark.long
 def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> None:
     rows = payments(200)
-    send_to(pushing, "payments", rows)
+    pushing.send(rows, topic="payments")
     path = pushing.spec(
         PUSHING
         + """
@@ -262,7 +244,7 @@ def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> No
 @pytest.mark.long
 def test_a_replay_scores_everything_and_leaves_no_state(pushing: Streams) -> None:
     rows = payments(100)
-    send_to(pushing, "payments", rows)
+    pushing.send(rows, topic="payments")
     pushing.spec(
         PUSHING
         + """
@@ -290,9 +272,7 @@ def test_a_replay_scores_everything_and_leaves_no_state(pushing: Streams) -> Non
 def read_features(streams: Streams) -> dict[int, tuple[float, float]]:
     names = [f"card={card}" for card in range(20)]
     options = [word for name in names for word in ("-k", name)]
-    done = streams.shell.run("features", "get", "fraud", *options, "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(streams.run("features", "get", "fraud", *options, "--json").stdout)
     return {
         card: (row["last"], row["spend_1d"])
         for card, row in enumerate(row["features"] for row in found["rows"])

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from headrace.streaming.settings import EXIT_STALLED
-from tests.e2e.streaming.workers import IN, double, opened, settings
+from tests.e2e.streaming.workers import double, opened, settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -35,7 +35,6 @@ sys.exit(__main__.main(["--settings", sys.argv[1]]))
 def process(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A worker that hangs in a poll."""
     broker = opened(folder)
-    broker.create_topic(IN)
     broker.close()
     file = folder / "settings.json"
     file.write_bytes(msgspec.json.encode(settings(folder, double(folder), drain_timeout_s=1.0)))

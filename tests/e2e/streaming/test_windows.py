@@ -104,8 +104,7 @@ def answers(broker: Broker) -> dict[int, list[bytes]]:
 
 def undisturbed(folder: Path, model: Path, records: list[NewRecord]) -> dict[int, list[bytes]]:
     folder.mkdir()
-    broker = opened(folder)
-    broker.create_topic(IN, partitions=2)
+    broker = opened(folder, partitions=2)
     broker.send(records)
     calm = told(folder, model, Delivery.AT_LEAST_ONCE)
     assert list(killed_at_random(folder, calm, broker, kills=0, seed=0)) == []
@@ -122,8 +121,7 @@ def test_a_worker_that_is_killed_counts_every_record_once(
     count, kills = 12_000, 6
     records = payments(count)
     expected = undisturbed(tmp_path / "calm", model, records)
-    broker = opened(tmp_path)
-    broker.create_topic(IN, partitions=2)
+    broker = opened(tmp_path, partitions=2)
     broker.send(records)
     told_so = told(tmp_path, model, delivery)
     interrupted = 0
@@ -149,7 +147,6 @@ def test_a_worker_that_is_killed_counts_every_record_once(
 
 def test_a_model_sees_what_windows_come_to(tmp_path: Path, model: Path) -> None:
     broker = opened(tmp_path)
-    broker.create_topic(IN)
     begin_s = SystemClock().now() // 60 * 60 - 600  # where all windows begin
     rows = [(0.0, "a", 10.0), (1.0, "b", 7.0), (4.0, "a", 5.0), (12.0, "a", 1.0), (61.0, "a", 2.0)]
     late = (0.5, "a", 1.0)

@@ -46,7 +46,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
-    found = opened(tmp_path)
+    found = opened(tmp_path, partitions=4)
     try:
         yield found
     finally:
@@ -71,7 +71,6 @@ def as_json(data: Array) -> list[NewRecord]:
 def test_two_members_share_and_the_one_that_leaves_loses_nothing(
     tmp_path: Path, model: Path, broker: Broker
 ) -> None:
-    broker.create_topic(IN, partitions=4)
     data = as_json(rows(4000))
     told = [
         settings(tmp_path, model, member=name, delivery=Delivery.EXACTLY_ONCE)
@@ -91,10 +90,8 @@ def test_two_members_share_and_the_one_that_leaves_loses_nothing(
 
 
 @pytest.mark.long
-def test_metrics_are_on_a_port_too_and_commands_are_not(
-    tmp_path: Path, model: Path, broker: Broker
-) -> None:
-    broker.create_topic(IN)
+@pytest.mark.usefixtures("broker")
+def test_metrics_are_on_a_port_too_and_commands_are_not(tmp_path: Path, model: Path) -> None:
     port = free_port()
     with running(tmp_path, settings(tmp_path, model, metrics_port=port)) as worker:
         worker.wait_until(lambda s: s.state is WorkerState.RUNNING)
@@ -121,7 +118,6 @@ def test_metrics_are_on_a_port_too_and_commands_are_not(
 def test_an_endpoint_that_is_away_is_waited_for(
     tmp_path: Path, model: Path, broker: Broker
 ) -> None:
-    broker.create_topic(IN)
     with replicas.running(tmp_path, model) as replica:
         told = settings(
             tmp_path, None, endpoint=ScoringEndpoint(url=replica.url, name="m", timeout_s=5.0)

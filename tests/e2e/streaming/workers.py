@@ -177,8 +177,11 @@ def killed_at_random(
         assert worker.stop() == 0
 
 
-def opened(folder: Path) -> Broker:
-    return open_broker(f"log://{folder}/log", home=folder)
+def opened(folder: Path, *, partitions: int = 1) -> Broker:
+    """A log with the topic `IN`."""
+    broker = open_broker(f"log://{folder}/log", home=folder)
+    broker.create_topic(IN, partitions=partitions)
+    return broker
 
 
 def keys(broker: Broker, topic: str) -> Counter[int]:
