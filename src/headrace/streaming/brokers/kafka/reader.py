@@ -288,6 +288,8 @@ _GROUP_HEARTBEAT: Final = "consumer.heartbeat.interval.ms"
 _CONFIG_TIMEOUT_S: Final = 2.0
 """Timeout of requests for configurations. While the cluster has no controller, two threads of the
 client occupy a core until the timeout."""
+_CONFIG_AGAIN_S: Final = 5.0
+"""How long others are not requested after one timed out: a worker joins, which needs none."""
 _POLL_EVERY_S: Final = 1.0
 _RETRY_AFTER_S: Final = 0.1
 _DEFAULT_REPLICATION: Final = -1
@@ -308,6 +310,7 @@ class KafkaAdmin:
     def __init__(self, options: KafkaOptions, clock: Clock) -> None:
         self._address = options.address
         self._clock = clock
+        self._ask_config_at = 0.0
         settings = options.client()
         self._client = create_client(lambda: AdminClient(settings, logger=_log), options.address)
 
@@ -422,15 +425,20 @@ class KafkaAdmin:
         It is empty if the cluster does not support or permit the request.
 
         Raises:
-            UnavailableError: The cluster does not answer.
+            UnavailableError: The cluster does not answer, or did not a moment ago.
         """
         resource = ConfigResource(kind, name)
+        operation = f"read the configuration of '{name}'"
+        if self._clock.monotonic() < self._ask_config_at:
+            error = KafkaError(KafkaError.REQUEST_TIMED_OUT)
+            raise failure(error, operation=operation, address=self._address)
         try:
             future = self._client.describe_configs([resource], request_timeout=_CONFIG_TIMEOUT_S)[
                 resource
             ]
-            config = self._result(future, f"read the configuration of '{name}'")
+            config = self._result(future, operation)
         except UnavailableError:
+            self._ask_config_at = self._clock.monotonic() + _CONFIG_AGAIN_S
             raise
         except HeadraceError as error:
             _log.info("a configuration is unknown", extra={"resource": name, "error": str(error)})
