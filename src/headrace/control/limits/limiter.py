@@ -196,13 +196,8 @@ def _rates(limits: LimitSpec) -> Iterator[tuple[LimitKind, float, float]]:
         yield LimitKind.REQUESTS, limits.requests_per_s, float(limits.most_at_once)
     if limits.rows_per_s is not None:
         yield LimitKind.ROWS, limits.rows_per_s, max(limits.rows_per_s, 1.0)
-    of_tokens = (
-        limits.tokens_per_minute,
-        limits.input_tokens_per_minute,
-        limits.output_tokens_per_minute,
-    )
-    for kind, per_minute in zip(TOKEN_KINDS, of_tokens, strict=True):
-        if per_minute is not None:
+    for kind in TOKEN_KINDS:
+        if (per_minute := getattr(limits, kind)) is not None:
             yield kind, per_minute / 60, max(per_minute / 60 * _TOKEN_BURST_S, 1.0)
 
 
@@ -258,21 +253,15 @@ class Account:
             remaining = max(math.floor(bucket.tokens), 0)
             yield LimitStatus(kind, bucket.size, remaining, bucket.wait_s(bucket.each))
         if limits.max_concurrent is not None:
-            maximum = limits.max_concurrent
-            if len(self.leases) >= maximum:
-                self.leases = {
-                    id_: until for id_, until in self.leases.items() if until > moment.now
-                }
-            left = max(maximum - len(self.leases), 0)
-            yield LimitStatus(
-                LimitKind.CONCURRENT, maximum, left, 0.0 if left else _RETRY_AFTER_END_S
-            )
-        per_day = (
-            (LimitKind.DAY, limits.requests_per_day),
-            (LimitKind.TOKENS_DAY, limits.tokens_per_day),
-        )
-        for kind, quota in per_day:
-            if quota is not None:
+            most = limits.max_concurrent
+            if len(self.leases) >= most:
+                running = self.leases.items()
+                self.leases = {id_: until for id_, until in running if until > moment.now}
+            left = max(most - len(self.leases), 0)
+            wait_s = 0.0 if left else _RETRY_AFTER_END_S
+            yield LimitStatus(LimitKind.CONCURRENT, most, left, wait_s)
+        for kind in (LimitKind.DAY, LimitKind.TOKENS_DAY):
+            if (quota := getattr(limits, kind)) is not None:
                 self.turn(moment.day)
                 left = max(quota - self.used[kind], 0)
                 yield LimitStatus(kind, quota, left, 0.0 if left else moment.midnight_s)
@@ -348,22 +337,11 @@ class _Lease:
 
 _OF_TOKENS: Final = frozenset({*TOKEN_KINDS, LimitKind.TOKENS_DAY})
 _TOKENS_PREFIX: Final = "tokens/"
+"""What precedes a subject's text in the state for daily tokens; no scope begins so."""
 
 
 def _share_left(standing: LimitStatus) -> float:
     return standing.remaining / standing.limit
-
-
-def _quota_text(kind: LimitKind, subject: LimitSubject) -> str:
-    """Return a subject's text in the state: daily tokens have a prefix, which no scope has."""
-    prefix = _TOKENS_PREFIX if kind is LimitKind.TOKENS_DAY else ""
-    return f"{prefix}{subject.text()}"
-
-
-def _parse_quota(text: str) -> tuple[LimitKind, LimitSubject | None]:
-    has_prefix = text.startswith(_TOKENS_PREFIX)
-    kind = LimitKind.TOKENS_DAY if has_prefix else LimitKind.DAY
-    return kind, LimitSubject.parse(text.removeprefix(_TOKENS_PREFIX))
 
 
 @dataclass(slots=True)
@@ -379,7 +357,8 @@ class Limiter:
     _named: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
     _anonymous: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
     _leases: dict[str, _Lease] = field(default_factory=dict)
-    _unsaved: Counter[tuple[str, LimitKind, LimitSubject]] = field(default_factory=Counter)
+    _unsaved: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Daily counts by day and subject as in the state."""
     _last_lease: int = 0
 
     def ask(self, ask: LimitRequest, moment: Moment) -> LimitDecision:
@@ -409,7 +388,7 @@ class Limiter:
             has_end |= bool(limits.max_concurrent or limits.tokens_per_day)
             has_end |= not amounts.keys() <= {LimitKind.REQUESTS}
             if limits.requests_per_day is not None:
-                self._unsaved[account.day, LimitKind.DAY, who] += 1
+                self._unsaved[account.day, who.text()] += 1
         if has_end:
             self._leases[lease] = _Lease(tuple(taken), until)
         left = [s for _, limits, account in applied for s in account.statuses(limits, moment)]
@@ -444,7 +423,7 @@ class Limiter:
             account.end(lease, amounts={**of_rows, **costs}, taken=taken, now=now)
             if limits.tokens_per_day and costs:
                 whole = account.take_daily(costs[LimitKind.TOKENS])
-                self._unsaved[account.day, LimitKind.TOKENS_DAY, subject] += whole
+                self._unsaved[account.day, f"{_TOKENS_PREFIX}{subject.text()}"] += whole
 
     def expire(self, now: float) -> None:
         """Expire the leases of requests whose end was never reported."""
@@ -455,28 +434,25 @@ class Limiter:
     def unsaved(self) -> list[QuotaUse]:
         """Return the daily counts since the last call, to be added to the stored ones."""
         uses, self._unsaved = self._unsaved, Counter()
-        return [
-            QuotaUse(day=day, subject=_quota_text(kind, subject), used=used)
-            for (day, kind, subject), used in uses.items()
-        ]
+        return [QuotaUse(day=day, subject=text, used=used) for (day, text), used in uses.items()]
 
     def put_back(self, quotas: Iterable[QuotaUse]) -> None:
         """Take back what `unsaved` returned, because it could not be stored."""
         for quota in quotas:
-            kind, subject = _parse_quota(quota.subject)
-            if subject is not None:
-                self._unsaved[quota.day, kind, subject] += quota.used
+            self._unsaved[quota.day, quota.subject] += quota.used
 
     def restore(self, quotas: Iterable[QuotaUse]) -> None:
         """Take the stored counts of all control planes; unsaved local counts are added to them."""
         for quota in quotas:
-            kind, subject = _parse_quota(quota.subject)
+            has_prefix = quota.subject.startswith(_TOKENS_PREFIX)
+            kind = LimitKind.TOKENS_DAY if has_prefix else LimitKind.DAY
+            subject = LimitSubject.parse(quota.subject.removeprefix(_TOKENS_PREFIX))
             if subject is None:
                 continue
             account = self._account(subject)
             account.turn(quota.day)
             if account.day == quota.day:
-                account.used[kind] = quota.used + self._unsaved[quota.day, kind, subject]
+                account.used[kind] = quota.used + self._unsaved[quota.day, quota.subject]
 
     def _accounts(self, subject: LimitSubject) -> OrderedDict[LimitSubject, Account]:
         """Return the table of a subject's kind: unnamed addresses never displace named callers."""

@@ -308,7 +308,7 @@ def test_what_could_not_be_saved_is_given_again_and_what_others_counted_is_learn
     limiter = a_limiter(per_caller=LimitSpec(requests_per_day=5))
     passed(limiter, [ALICE], at(0.0))
 
-    limiter.put_back([*limiter.unsaved(), used("nothing", 1)])
+    limiter.put_back(limiter.unsaved())
     passed(limiter, [ALICE], at(0.0))
     assert limiter.unsaved() == [used("caller:m:alice", 2)]
     passed(limiter, [ALICE], at(0.0))  # not saved yet when the answer comes
