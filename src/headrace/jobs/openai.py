@@ -106,15 +106,17 @@ class OpenaiBatch:
         before = os.fstat(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:_DIGEST_CHARS]
         file.seek(0)
-        last = 0
+        last = total = 0
         for last, _ in read_lines(file):  # noqa: B007  # the number of the last line
-            self.counts.total += 1
+            total += 1
         file.seek(0)
-        if self._has_output(BatchJournal(path, digest, last)):
+        journal = BatchJournal(path, digest, last=last, total=total)
+        self.counts = journal.counts
+        if self._has_output(journal):
             return
-        journal = BatchJournal(path, digest, last)
+        journal = BatchJournal(path, digest, last=last, total=total)
+        self.counts = journal.counts
         with journal.opened():
-            self._resume(journal)
             await self._answer_all(file, journal)
             after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -132,17 +134,12 @@ class OpenaiBatch:
                     raise FailedPreconditionError(f"{msg}; choose another name, or remove it")
         if not self.output.exists():  # killed between its error file and the output
             return False
-        if journal.results != self.counts.total:
-            msg = f"{self.output} has {journal.results} results for {self.counts.total} requests"
+        counts = journal.counts
+        counts.resumed = counts.completed + counts.failed
+        if counts.resumed != counts.total:
+            msg = f"{self.output} has {counts.resumed} results for {counts.total} requests"
             raise FailedPreconditionError(f"{msg}; name its error file, or remove it")
-        self._resume(journal)
         return True
-
-    def _resume(self, journal: BatchJournal) -> None:
-        """Count the results of an earlier run."""
-        counts = self.counts
-        counts.resumed, counts.failed = journal.results, journal.failed
-        counts.completed = counts.resumed - counts.failed
 
     async def _answer_all(self, file: IO[bytes], journal: BatchJournal) -> None:
         requests = read_requests(file, path=self.path)
@@ -150,8 +147,13 @@ class OpenaiBatch:
         async def answer_lines() -> None:
             for number, line in requests:
                 await asyncio.sleep(0)  # others run, also while lines need no request
-                if not journal.has(number):
-                    self._add(journal, number, await self._result(line))
+                if journal.has(number):
+                    continue
+                journal.append(number, await self._result(line))
+                now = self.clock.monotonic()
+                if now >= self._shown_at + _PROGRESS_INTERVAL_S:
+                    self._shown_at = now
+                    self.on_progress(self.counts)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -159,15 +161,6 @@ class OpenaiBatch:
                     group.create_task(answer_lines())
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-
-    def _add(self, journal: BatchJournal, number: int, result: ResultLine) -> None:
-        journal.append(number, result)
-        self.counts.failed += result.is_failed
-        self.counts.completed += not result.is_failed
-        now = self.clock.monotonic()
-        if now >= self._shown_at + _PROGRESS_INTERVAL_S:
-            self._shown_at = now
-            self.on_progress(self.counts)
 
     async def _result(self, line: RequestLine | ResultLine) -> ResultLine:
         """Return the result of a line, after as many attempts as it takes."""

@@ -221,18 +221,17 @@ class BatchJournal:
     Args:
         path: The file.
         digest: Digest of the input, which the ids of its results contain.
-        lines: Number of the input's lines.
+        last: Number of the input's last line.
+        total: Requests of the input.
     """
 
-    def __init__(self, path: Path, digest: str, lines: int) -> None:
+    def __init__(self, path: Path, digest: str, *, last: int, total: int) -> None:
         self._path = path
         self._prefix = f"batch_req_{digest}_"
         self._id = re.compile(rf"{self._prefix}([0-9]{{8,15}})")
-        self._offsets = array("q", bytes(8 * (lines + 1)))
+        self._offsets = array("q", bytes(8 * (last + 1)))
         """One more than the offset of each line's result; negative if it failed, 0 without one."""
-        self.results = 0
-        self.failed = 0
-        """Results with an error; `results` counts them, too."""
+        self.counts = BatchCounts(total=total)
         self._end = 0
         self._file: IO[bytes] | None = None
 
@@ -256,6 +255,7 @@ class BatchJournal:
                 self._end += len(line)
             file.truncate(self._end)
             file.seek(self._end)
+            self.counts.resumed = self.counts.failed + self.counts.completed
             yield
         self._file = None
 
@@ -271,8 +271,8 @@ class BatchJournal:
 
     def _set(self, number: int, result: ResultLine) -> None:
         """Note the result of a line, which begins at the end of what was read or written."""
-        self.results += 1
-        self.failed += result.is_failed
+        self.counts.failed += result.is_failed
+        self.counts.completed += not result.is_failed
         self._offsets[number] = -(self._end + 1) if result.is_failed else self._end + 1
 
     def has(self, number: int) -> bool:
