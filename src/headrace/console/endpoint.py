@@ -176,30 +176,15 @@ _WORDS: Final = {"ok": "no drift", "drifted": "drifted", "collecting": "collecti
 class DriftRow:
     """One row of the drift table."""
 
+    feature: FeatureReport
     name: str
     """Name of the feature."""
-    role: str
-    """Input or output."""
     look: str
     """CSS state of the row."""
     word: str
     """State as text."""
-    why: str
-    """What changed; empty if nothing did."""
-    psi: float | None
-    """Population stability index."""
-    js: float | None
-    """Jensen-Shannon divergence, in bits."""
-    ks: float | None
-    """Kolmogorov-Smirnov distance."""
-    missing_ratio: float | None
-    """Ratio of missing values."""
-    evidence: float
-    """Evidence for drift so far."""
-    needed: float
-    """Evidence that counts as drift; 0 without a reference."""
     filled: float
-    """`evidence` in percent of `needed`."""
+    """The feature's evidence in percent of what counts as drift."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,26 +222,14 @@ def drift_of(report: DriftView | None) -> DriftSection | None:
 
 
 def _row(feature: FeatureReport) -> DriftRow:
+    ratio = feature.evidence / feature.needed if feature.needed > 0 else 0.0
     return DriftRow(
+        feature=feature,
         name=_name(feature),
-        role=feature.role,
         look=_STATES.get(feature.state, "idle"),
         word=_WORDS.get(feature.state, feature.state),
-        why=feature.why,
-        psi=feature.psi,
-        js=feature.js,
-        ks=feature.ks,
-        missing_ratio=feature.missing_ratio,
-        evidence=feature.evidence,
-        needed=feature.needed,
-        filled=_filled(feature),
+        filled=round(min(max(ratio, 0.0), 1.0) * _FULL, 1),
     )
-
-
-def _filled(feature: FeatureReport) -> float:
-    if feature.needed <= 0:
-        return 0.0
-    return round(min(max(feature.evidence / feature.needed, 0.0), 1.0) * _FULL, 1)
 
 
 def _name(feature: FeatureReport) -> str:
