@@ -6,10 +6,8 @@ through the gateway with the key of the form, as in the form that tries an endpo
 """
 
 import json
-import math
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
-from typing import Final
+from typing import Annotated, Final
 
 import httpx
 import msgspec
@@ -42,6 +40,14 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     role: str
     content: str
+
+
+class ChatSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Fields of a request of OpenAI's API that the page's form sets."""
+
+    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=_MAX_MESSAGES)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
 
 
 async def playground(request: PageRequest) -> PageView:
@@ -83,25 +89,19 @@ async def chat_body(request: PageRequest, form: Mapping[str, str]) -> bytes:
     version = form.get("version", "")
     if version and version not in {revision.version for revision in endpoint.status.revisions}:
         raise RefusedError.of(_BAD_REQUEST, f"'{endpoint.name}' has no version '{version[:20]}'")
-    messages: list[ChatMessage] = []
-    settings: dict[str, float] = {}
-    with suppress(*UNDECODABLE, ValueError, KeyError):
-        for name, number in (("max_tokens", int), ("temperature", float)):
-            if text := form[name]:
-                settings[name] = number(text)
-        messages = msgspec.json.decode(form.get("messages", ""), type=list[ChatMessage])
-    most, temperature = settings.get("max_tokens", 1), settings.get("temperature", 0.0)
-    is_bounded = 1 <= most <= MAX_TOKENS and math.isfinite(temperature)
-    if not (is_bounded and 0 < len(messages) <= _MAX_MESSAGES):
+    sent = {name: form[name] for name in ("max_tokens", "temperature") if form.get(name)}
+    try:
+        messages = msgspec.json.decode(form.get("messages", ""))
+        settings = msgspec.convert({"messages": messages, **sent}, ChatSettings, strict=False)
+    except UNDECODABLE:
         detail = (
             f"send `messages` (a JSON list of role and content, 1 to {_MAX_MESSAGES} messages), "
-            f"`max_tokens` (1 to {MAX_TOKENS}) and `temperature` (a number), or these empty"
+            f"`max_tokens` (1 to {MAX_TOKENS}) and `temperature` (a number, 0 to 2), or these empty"
         )
-        raise RefusedError.of(_BAD_REQUEST, detail)
+        raise RefusedError.of(_BAD_REQUEST, detail) from None
     document = {
         "model": f"{endpoint.name}:{version}" if version else endpoint.name,
-        "messages": messages,
-        **settings,
+        **msgspec.to_builtins(settings),
         "stream": True,
         "stream_options": {"include_usage": True},
     }

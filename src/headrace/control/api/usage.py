@@ -5,8 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import FastAPI, Query, Response
@@ -31,13 +30,6 @@ _EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
-class UsageFormat(StrEnum):
-    """Format of the response."""
-
-    JSON = "json"
-    CSV = "csv"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Used tokens, the oldest day first."""
@@ -56,13 +48,13 @@ def add_usage(api: FastAPI, context: ServiceContext, telemetry: TelemetryService
         last: Annotated[
             str, Query(pattern=rf"^$|{_DAY}", description="Last day, UTC; default: today.")
         ] = "",
-        output: Annotated[UsageFormat, Query(alias="format")] = UsageFormat.JSON,
+        output: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
     ) -> Response:
         """Return tokens of OpenAI's API by day, endpoint, version and credential."""
         today = datetime.fromtimestamp(context.clock.now(), UTC).date()
         begin = first or (today - timedelta(days=_DEFAULT_DAYS)).isoformat()
         uses = await telemetry.tokens.between(begin, last or today.isoformat())
-        if output is UsageFormat.JSON:
+        if output == "json":
             return answer(Usage(usage=uses))
         text = io.StringIO()
         writer = csv.writer(text)
