@@ -181,11 +181,11 @@ class ConnectionOptions:
 def connection_options(
     target: ServerAddress,
     *,
-    headers: Mapping[str, str] | None,
-    api_key: str | KeyFile | None,
-    token: str | None,
+    headers: Mapping[str, str] | None = None,
+    api_key: str | KeyFile | None = None,
+    token: str | None = None,
     trust: Trust,
-    allow_insecure: bool,
+    allow_insecure: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> ConnectionOptions:
     """Return the headers and TLS settings of a client of `target`.

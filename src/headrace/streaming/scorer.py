@@ -305,9 +305,7 @@ def _load_endpoint(settings: WorkerSettings, endpoint: ScoringEndpoint) -> Score
     model: EndpointModel | OpenAIModel
     if endpoint.openai is not None:
         target, trust = parse_target(endpoint.url), trust_of(endpoint.ca_file or None, None, "")
-        options = connection_options(
-            target, headers=None, api_key=key, token=None, trust=trust, allow_insecure=False
-        )
+        options = connection_options(target, api_key=key, trust=trust)
         model = OpenAIModel(
             blocking_transport(target, options),
             f"{name}:{version}" if version else name,

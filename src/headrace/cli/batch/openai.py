@@ -114,7 +114,6 @@ class GatewayRunOptions:
         server_name = "" if caller.ca_file else gateway.server_name
         options = connection_options(
             server,
-            headers=None,
             api_key=caller.secret("--key"),
             token=caller.secret("--token"),
             trust=trust_of(caller.ca_file or gateway.ca_file, caller.certificate(), server_name),
