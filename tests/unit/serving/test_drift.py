@@ -136,6 +136,16 @@ async def test_a_rollout_and_drift_look_at_the_same_answer() -> None:
     assert (await take(application)).seen == 1
 
 
+async def test_requests_count_while_they_are_recorded_too() -> None:
+    application = an_application()
+    await follow(application)
+    await ask(application, "PUT", "/internal/record", b'{"sample_ratio": 1.0}')
+    await infer(application, (1, 2))
+    await infer(application, (BAD, 2))
+
+    assert (await take(application)).seen == 1
+
+
 async def test_at_most_so_many_rows_of_a_request_count() -> None:
     application = an_application()
     await follow(application, msgspec.structs.replace(PLAN, rows_per_request=2))

@@ -5,7 +5,6 @@ takes at most 1 % of the event loop's time, whatever callers send: the time spen
 compensated by skipping the next ones. Which ones these are does not depend on their content.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
-from headrace.core import Array, HeadraceError, InferResponse, ModelSignature, Tensors
+from headrace.core import Array, InferResponse, ModelSignature, Tensors
 from headrace.observe.features import (
     INPUT,
     FeatureBins,
@@ -27,13 +26,11 @@ from headrace.observe.features import (
 from headrace.serving.exchange import Exchange, ResponseWriter
 from headrace.serving.internal import decode_body, local_only
 from headrace.serving.routing import Handler
-from headrace.serving.telemetry.observation import SHADOW_HEADER, PredictionCounter
+from headrace.serving.telemetry.observation import SHADOW_HEADER, ObservedWire, PredictionCounter
 from headrace.serving.telemetry.report import DriftPlan, DriftTaken, SeenAnswer
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
-
-_log = logging.getLogger(__name__)
 
 _REPAY_RATIO: Final = 100.0
 """Seconds without counting for each second spent."""
@@ -61,7 +58,7 @@ class DriftSampler:
         self._plan = DriftPlan()
         self._paid_at = 0.0
         self._skipped = 0
-        self._wires: dict[ResponseWriter, _SeenWire] = {}
+        self._wires: dict[ResponseWriter, ObservedWire] = {}
 
     @property
     def is_on(self) -> bool:
@@ -94,12 +91,16 @@ class DriftSampler:
             if exchange.received_at + _CREDIT_S < self._paid_at:
                 self._skipped += 1
             elif SHADOW_HEADER not in exchange.headers:  # of a mirrored pair the original counts
-                exchange.wire = self._seen_wire(exchange.wire)
+                if exchange.wire not in self._wires:
+                    self._wires[exchange.wire] = ObservedWire(self.observe, exchange.wire)
+                exchange.wire = self._wires[exchange.wire]
 
         return observed
 
-    def observe(self, exchange: Exchange, response: InferResponse) -> None:
-        """Count one request and its response."""
+    def observe(self, exchange: Exchange, response: InferResponse | None) -> None:
+        """Count a request and its response; refused inputs reach no model."""
+        if response is None:
+            return
         started = self._clock()
         if self._counter is None:
             signature = self._state.model.signature
@@ -113,41 +114,6 @@ class DriftSampler:
     def _spend(self, started: float) -> None:
         now = self._clock()
         self._paid_at = max(self._paid_at, started) + (now - started) * _REPAY_RATIO
-
-    def _seen_wire(self, wire: ResponseWriter) -> "_SeenWire":
-        observed_wire = self._wires.get(wire)
-        if observed_wire is None:
-            observed_wire = self._wires[wire] = _SeenWire(self, wire)
-        return observed_wire
-
-
-class _SeenWire:
-    """Response writer that passes each sent response to the sampler; it never raises."""
-
-    def __init__(self, sampler: DriftSampler, wire: ResponseWriter) -> None:
-        self._sampler = sampler
-        self._wire = wire
-
-    def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's response; if it cannot be encoded, `refuse` is called instead."""
-        self._wire.respond(exchange, response)
-        if exchange.wire is not self:
-            return
-        try:
-            self._sampler.observe(exchange, response)
-        except Exception:  # noqa: BLE001  # the request edge: the response was already sent
-            _log.exception(
-                "cannot count a response for drift", extra={"request_id": exchange.request_id}
-            )
-
-    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error, without counting: refused inputs reach no model."""
-        exchange.wire = self._wire
-        self._wire.refuse(exchange, error)
-
-    def cancel(self, exchange: Exchange) -> None:
-        """Do nothing for a caller that left."""
-        self._wire.cancel(exchange)
 
 
 @dataclass(slots=True, kw_only=True)

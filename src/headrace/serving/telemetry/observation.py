@@ -196,7 +196,7 @@ class Observer:
             page_items=PAGE,
             page_bytes=_PAGE_BYTES,
         )
-        self._wires: dict[ResponseWriter, _ObservedWire] = {}
+        self._wires: dict[ResponseWriter, ObservedWire] = {}
 
     @property
     def is_on(self) -> bool:
@@ -238,28 +238,22 @@ class Observer:
             try:
                 handler(exchange)
             except HeadraceError:
-                self.failed(exchange)
+                self.answered(exchange, None)
                 raise
-            exchange.wire = self._observed_wire(exchange.wire)
+            if exchange.wire not in self._wires:
+                self._wires[exchange.wire] = ObservedWire(self.answered, exchange.wire)
+            exchange.wire = self._wires[exchange.wire]
 
         return observed
 
-    def answered(self, exchange: Exchange, response: InferResponse) -> None:
-        """Record a response that was sent."""
+    def answered(self, exchange: Exchange, response: InferResponse | None) -> None:
+        """Count a response; keep it, or its absence, if its id is in the sampled share."""
         requested = self._wanted
-        if requested.predictions and SHADOW_HEADER not in exchange.headers:
+        is_copy = SHADOW_HEADER in exchange.headers
+        if response is not None and requested.predictions and not is_copy:
             if self._counter is None:
-                self._counter = PredictionCounter(self._signature, requested.output)
+                self._counter = PredictionCounter(self._state.model.signature, requested.output)
             self._counter.count(response.outputs)
-        self._keep(exchange, response)
-
-    def failed(self, exchange: Exchange) -> None:
-        """Record a request that got an error."""
-        self._keep(exchange, None)
-
-    def _keep(self, exchange: Exchange, response: InferResponse | None) -> None:
-        """Keep a response, or its absence, if its id is in the sampled share."""
-        requested = self._wanted
         answer_id = exchange.headers.get(_PAIR if requested.pairs else _REQUEST_ID)
         if answer_id is None or not is_sampled(answer_id, requested.answers_percent):
             return
@@ -276,48 +270,44 @@ class Observer:
         split = exchange.headers.get(_SPLIT)
         return split == self._split or (split is None and SHADOW_HEADER in exchange.headers)
 
-    def _observed_wire(self, wire: ResponseWriter) -> "_ObservedWire":
-        observed_wire = self._wires.get(wire)
-        if observed_wire is None:
-            observed_wire = self._wires[wire] = _ObservedWire(self, wire)
-        return observed_wire
-
-    @property
-    def _signature(self) -> ModelSignature:
-        return self._state.model.signature
-
     def _display(self, response: InferResponse) -> Tensors:
         """Return the output to compare if the model has it, otherwise all outputs."""
         name = self._wanted.output
         return {name: response.outputs[name]} if name in response.outputs else response.outputs
 
 
-class _ObservedWire:
-    """Response writer that passes each sent response to the observer; it never raises."""
+class ObservedWire:
+    """Response writer that passes each sent response to `observe`, None for an error."""
 
-    def __init__(self, observer: Observer, wire: ResponseWriter) -> None:
-        self._observer = observer
+    def __init__(
+        self,
+        observe: Callable[[Exchange, InferResponse | None], None],
+        wire: ResponseWriter,
+    ) -> None:
+        self._observe = observe
         self._wire = wire
+        self.last: ResponseWriter = wire.last if isinstance(wire, ObservedWire) else wire
+        """Writer behind all observers, which `refuse` leaves to the exchange."""
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Send the model's response; if it cannot be encoded, `refuse` is called instead."""
         self._wire.respond(exchange, response)
-        if exchange.wire is not self._wire:
-            self._look(exchange, lambda: self._observer.answered(exchange, response))
+        if exchange.wire is not self.last:
+            self._look(exchange, response)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error."""
         exchange.wire = self._wire
         self._wire.refuse(exchange, error)
-        self._look(exchange, lambda: self._observer.failed(exchange))
+        self._look(exchange, None)
 
     def cancel(self, exchange: Exchange) -> None:
         """Do nothing for a caller that left."""
         self._wire.cancel(exchange)
 
-    def _look(self, exchange: Exchange, observation: Callable[[], None]) -> None:
+    def _look(self, exchange: Exchange, response: InferResponse | None) -> None:
         try:
-            observation()
+            self._observe(exchange, response)
         except Exception:  # noqa: BLE001  # the request edge: the response was already sent
             _log.exception("cannot observe a response", extra={"request_id": exchange.request_id})
 
