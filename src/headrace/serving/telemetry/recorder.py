@@ -391,11 +391,10 @@ class Recording:
     wire: ResponseWriter = field(init=False)
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's response, or call the other writer's `refuse` if encoding fails."""
-        watch = _Refusals(self.wire)
-        exchange.wire = watch
+        """Send the model's response; if it cannot be encoded, `refuse` is called instead."""
         self.wire.respond(exchange, response)
-        self.note(exchange, response, watch.error)
+        if exchange.wire is self:
+            self.note(exchange, response, None)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error."""
@@ -431,32 +430,10 @@ class Recording:
             headers = exchange.headers
             self.recorder.samples.add(
                 getattr(exchange, "request", None),  # None if the request could not be read
-                {} if response is None or error is not None else response.outputs,
+                {} if response is None else response.outputs,
                 request_id=exchange.request_id,
                 trace_id=trace_id_of(headers.get(PARENT_HEADER, b"")),
                 caller=headers.get(_CALLER, b"").decode("latin-1"),
                 duration_s=time.monotonic() - exchange.received_at,
                 code="OK" if error is None else str(error.code),
             )
-
-
-class _Refusals:
-    """Response writer that detects a response that became an error while it was sent."""
-
-    def __init__(self, wire: ResponseWriter) -> None:
-        self._wire = wire
-        self.error: HeadraceError | None = None
-
-    def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's answer."""
-        self._wire.respond(exchange, response)
-
-    def cancel(self, exchange: Exchange) -> None:
-        """Do nothing for a caller that left."""
-        self._wire.cancel(exchange)
-
-    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error."""
-        self.error = error
-        exchange.wire = self._wire
-        self._wire.refuse(exchange, error)
