@@ -53,7 +53,11 @@ class ResponseWriter(Protocol):
     """Encoder of engine outcomes as responses; each protocol has one."""
 
     def respond(self, exchange: "Exchange", response: InferResponse) -> None:
-        """Send the model's response."""
+        """Send the model's response.
+
+        Raises:
+            HeadraceError: It cannot be encoded, so the exchange sends this error.
+        """
 
     def refuse(self, exchange: "Exchange", error: HeadraceError) -> None:
         """Send an error."""
@@ -129,7 +133,10 @@ class Exchange(Ticket):
         """
         try:
             if isinstance(outcome, InferResponse):
-                self.wire.respond(self, outcome)
+                try:
+                    self.wire.respond(self, outcome)
+                except HeadraceError as error:
+                    self.wire.refuse(self, error)
             else:
                 self.wire.refuse(self, outcome)
         except Exception:  # noqa: BLE001  # the request edge, on the way out

@@ -72,12 +72,7 @@ class InvocationsApi:
     def respond(self, exchange: Exchange, response: InferResponse, form: PredictionForm) -> None:
         """Encode and send the model's response."""
         assert self._codec is not None
-        try:
-            body = self._codec.encode(response, form)
-        except HeadraceError as error:
-            exchange.wire.refuse(exchange, error)
-            return
-        send_tensors(exchange, body, None)
+        send_tensors(exchange, self._codec.encode(response, form), None)
 
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""

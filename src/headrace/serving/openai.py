@@ -105,28 +105,24 @@ class OpenAiApi:
         request, outputs = exchange.request, response.outputs
         assert request.parameters is not None
         tokens = int(outputs[TOKEN_COUNT].sum()) if TOKEN_COUNT in outputs else 0
-        try:
-            if self._task is EncoderTask.EMBEDDINGS:
-                body = encode_embeddings(
-                    self._state.name,
-                    outputs[EMBEDDING],
-                    tokens,
-                    as_base64=request.parameters["encoding_format"] == "base64",
-                    dimensions=request.parameters["dimensions"],
-                )
-            else:
-                returns_documents = request.parameters["return_documents"]
-                body = encode_rerank(
-                    exchange.request_id or str(uuid.uuid4()),
-                    self._state.name,
-                    outputs[SCORE],
-                    tokens,
-                    documents=request.inputs[TEXT_PAIR] if returns_documents else None,
-                    top_n=request.parameters["top_n"],
-                )
-        except HeadraceError as error:
-            exchange.wire.refuse(exchange, error)
-            return
+        if self._task is EncoderTask.EMBEDDINGS:
+            body = encode_embeddings(
+                self._state.name,
+                outputs[EMBEDDING],
+                tokens,
+                as_base64=request.parameters["encoding_format"] == "base64",
+                dimensions=request.parameters["dimensions"],
+            )
+        else:
+            returns_documents = request.parameters["return_documents"]
+            body = encode_rerank(
+                exchange.request_id or str(uuid.uuid4()),
+                self._state.name,
+                outputs[SCORE],
+                tokens,
+                documents=request.inputs[TEXT_PAIR] if returns_documents else None,
+                top_n=request.parameters["top_n"],
+            )
         send_tensors(exchange, body, None)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:

@@ -57,12 +57,7 @@ class V1Api:
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode and send the model's response."""
         assert self._codec is not None
-        try:
-            body = self._codec.encode(response)
-        except HeadraceError as error:
-            exchange.wire.refuse(exchange, error)
-            return
-        send_tensors(exchange, body, None)
+        send_tensors(exchange, self._codec.encode(response), None)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error in JSON."""

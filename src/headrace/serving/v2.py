@@ -108,11 +108,7 @@ class V2Api:
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode and send the model's response."""
         assert self._encoder is not None
-        try:
-            body, json_length = self._encoder.encode(response, exchange.request)
-        except HeadraceError as error:
-            exchange.wire.refuse(exchange, error)
-            return
+        body, json_length = self._encoder.encode(response, exchange.request)
         send_tensors(exchange, body, json_length)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:

@@ -268,11 +268,7 @@ class GrpcBridge:
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode and send the model's response."""
         assert self._codec is not None
-        try:
-            message = self._codec.encode(response, exchange.request)
-        except HeadraceError as error:
-            exchange.wire.refuse(exchange, error)
-            return
+        message = self._codec.encode(response, exchange.request)
         exchange.send_ok(GRPC_HEAD, frame(message))
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:

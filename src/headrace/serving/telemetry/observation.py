@@ -286,14 +286,11 @@ class ObservedWire:
     ) -> None:
         self._observe = observe
         self._wire = wire
-        self.last: ResponseWriter = wire.last if isinstance(wire, ObservedWire) else wire
-        """Writer behind all observers, which `refuse` leaves to the exchange."""
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's response; if it cannot be encoded, `refuse` is called instead."""
+        """Send the model's response."""
         self._wire.respond(exchange, response)
-        if exchange.wire is not self.last:
-            self._look(exchange, response)
+        self._look(exchange, response)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error."""

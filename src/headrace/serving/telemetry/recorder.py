@@ -391,10 +391,9 @@ class Recording:
     wire: ResponseWriter = field(init=False)
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's response; if it cannot be encoded, `refuse` is called instead."""
+        """Send the model's response."""
         self.wire.respond(exchange, response)
-        if exchange.wire is self:
-            self.note(exchange, response, None)
+        self.note(exchange, response, None)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error."""
