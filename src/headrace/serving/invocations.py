@@ -6,7 +6,7 @@ A data frame may have more rows than a batch.
 from typing import Final
 
 from headrace.core import HeadraceError, InferResponse, NullPolicy
-from headrace.core.predictions import PredictionForm, layout_of
+from headrace.core.predictions import layout_of
 from headrace.protocol import PredictionCodec, encode_error
 from headrace.protocol.predictions import CSV_TYPE, JSON_TYPE
 from headrace.serving.exchange import Exchange, send_error
@@ -24,7 +24,6 @@ class InvocationsApi:
     def __init__(self, state: ReplicaState) -> None:
         self._state = state
         self._codec: PredictionCodec | None = None
-        self._writers = {form: _PredictionWriter(self, form) for form in PredictionForm}
 
     def model_loaded(self) -> None:
         """Update the handlers after the state's model was loaded; called once."""
@@ -52,7 +51,7 @@ class InvocationsApi:
 
     def predict(self, exchange: Exchange) -> None:
         """POST /invocations."""
-        exchange.wire = self._writers[PredictionForm.VALUES]
+        exchange.wire = self
         headers = exchange.headers
         content_type, _, _ = headers.get(b"content-type", b"").decode("latin-1").partition(";")
         content_type = content_type.strip().lower() or JSON_TYPE
@@ -65,30 +64,16 @@ class InvocationsApi:
             raise self._state.not_ready()
         body = decoded_body(exchange, self._state.settings.max_body_bytes)
         exchange.request, form = codec.decode(body, content_type)
-        exchange.wire = self._writers[form]
+        exchange.request.parameters = {"form": form}
         rank(exchange)
         submit_in_parts(self._state, exchange, timeout_s(headers))
 
-    def respond(self, exchange: Exchange, response: InferResponse, form: PredictionForm) -> None:
-        """Encode and send the model's response."""
-        assert self._codec is not None
-        send_tensors(exchange, self._codec.encode(response, form), None)
-
-    def cancel(self, exchange: Exchange) -> None:
-        """Cancel the request of a caller that left."""
-        self._state.cancel(exchange)
-
-
-class _PredictionWriter:
-    """Response writer for predictions of one form."""
-
-    def __init__(self, api: InvocationsApi, form: PredictionForm) -> None:
-        self._api = api
-        self._form = form
-
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's response."""
-        self._api.respond(exchange, response, self._form)
+        """Encode and send the model's response, in the form that the request asked for."""
+        assert self._codec is not None
+        assert exchange.request.parameters is not None
+        body = self._codec.encode(response, exchange.request.parameters["form"])
+        send_tensors(exchange, body, None)
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error in JSON."""
@@ -96,4 +81,4 @@ class _PredictionWriter:
 
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""
-        self._api.cancel(exchange)
+        self._state.cancel(exchange)
