@@ -410,29 +410,24 @@ class Recording:
     ) -> None:
         """Record the outcome of a request."""
         try:
-            self._note(exchange, response, error)
+            if self.traced is not None:
+                self.recorder.spans.add(
+                    self.traced,
+                    received_at=exchange.received_at,
+                    queued_at=exchange.queued_at,
+                    request_id=exchange.request_id,
+                    error="" if error is None else f"{error.code}: {error}",
+                )
+            if self.is_sampled:
+                headers = exchange.headers
+                self.recorder.samples.add(
+                    getattr(exchange, "request", None),  # None if the request could not be read
+                    {} if response is None else response.outputs,
+                    request_id=exchange.request_id,
+                    trace_id=trace_id_of(headers.get(PARENT_HEADER, b"")),
+                    caller=headers.get(_CALLER, b"").decode("latin-1"),
+                    duration_s=time.monotonic() - exchange.received_at,
+                    code="OK" if error is None else str(error.code),
+                )
         except Exception:  # noqa: BLE001  # the request edge: the response was already sent
             _log.exception("cannot record a request", extra={"request_id": exchange.request_id})
-
-    def _note(
-        self, exchange: Exchange, response: InferResponse | None, error: HeadraceError | None
-    ) -> None:
-        if self.traced is not None:
-            self.recorder.spans.add(
-                self.traced,
-                received_at=exchange.received_at,
-                queued_at=exchange.queued_at,
-                request_id=exchange.request_id,
-                error="" if error is None else f"{error.code}: {error}",
-            )
-        if self.is_sampled:
-            headers = exchange.headers
-            self.recorder.samples.add(
-                getattr(exchange, "request", None),  # None if the request could not be read
-                {} if response is None else response.outputs,
-                request_id=exchange.request_id,
-                trace_id=trace_id_of(headers.get(PARENT_HEADER, b"")),
-                caller=headers.get(_CALLER, b"").decode("latin-1"),
-                duration_s=time.monotonic() - exchange.received_at,
-                code="OK" if error is None else str(error.code),
-            )
