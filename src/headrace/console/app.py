@@ -330,10 +330,10 @@ class Console:
             self.watchers.check_room()
             key = form.get("key", "").strip()
             answer, chunks = await open_chat(page_request.gateway, body, key=key)
-        except OverloadedError as error:
-            return _chat_problem(_BUSY, str(error))
-        except RefusedError as error:
-            return _chat_problem(error.status, str(error))
+        except (OverloadedError, RefusedError) as error:
+            status = error.status if isinstance(error, RefusedError) else _BUSY
+            problem = {"error": {"message": str(error)}}
+            return JSONResponse(problem, status, {"cache-control": "no-store"})
         return StreamingResponse(
             self.watchers.counted(chunks),
             answer.status_code,
@@ -433,10 +433,6 @@ def _fields(text: str) -> dict[str, str]:
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError:
         return {}
-
-
-def _chat_problem(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": message}}, status, {"cache-control": "no-store"})
 
 
 def _html(text: str, status: int) -> HTMLResponse:
