@@ -176,11 +176,11 @@ def page(items: Sequence[BulkFile | BulkBatch], *, after: str, limit: int) -> di
     """Return the items behind the one with the id `after`, as a list of OpenAI's API."""
     ids = [item.id for item in items]
     start = ids.index(after) + 1 if after in ids else 0
-    some = ids[start : start + limit]
+    some = items[start : start + limit]
     return {
         "object": "list",
-        "data": [document_of(item) for item in items[start : start + limit]],
-        "first_id": some[0] if some else None,
-        "last_id": some[-1] if some else None,
+        "data": [document_of(item) for item in some],
+        "first_id": some[0].id if some else None,
+        "last_id": some[-1].id if some else None,
         "has_more": len(items) > start + limit,
     }
