@@ -99,10 +99,7 @@ class Application:
         """Return all routes; inference handlers are wrapped only while outcomes are observed."""
         v2, v1, grpc, invocations, openai = self._apis
         name, version = self._state.name, self._state.version
-        is_seen = self._observer.is_on or self._recorder.is_on or self._sampler.is_on
-        served = self._state.served
-        is_tensors = served is None or served.signature.has_tensors
-        observed = self._refused if not is_tensors else self._seen if is_seen else dict
+        observed = self._observed
         model = ModelRoutes(
             name=name,
             version=version,
@@ -127,7 +124,7 @@ class Application:
             partial(why_no_model, knows=lambda n, v: n == name and v in {"", version}),
         )
 
-    def _seen(
+    def _observed(
         self, handlers: dict[tuple[bytes, bytes], Handler]
     ) -> dict[tuple[bytes, bytes], Handler]:
         """Return `handlers`, with those of inference wrapped."""
@@ -136,22 +133,19 @@ class Application:
             for key, handler in handlers.items()
         }
 
-    def _refused(
-        self, handlers: dict[tuple[bytes, bytes], Handler]
-    ) -> dict[tuple[bytes, bytes], Handler]:
-        """Return `handlers`, with those of inference refusing the tensors of every protocol."""
-
-        def refuse(_: Exchange) -> None:
-            self._state.model.loaded.model.run({})
-
-        return {key: refuse if key in _INFERENCE else handlers[key] for key in handlers}
-
     def _wrapped(self, handler: Handler) -> Handler:
+        served = self._state.served
+        if served is not None and not served.signature.has_tensors:
+            return self._refuse
         if self._observer.is_on:
             handler = self._observer.wrap(handler)
         if self._sampler.is_on:
             handler = self._sampler.wrap(handler)
         return self._recorder.wrap(handler) if self._recorder.is_on else handler
+
+    def _refuse(self, _: Exchange) -> None:
+        """Refuse the tensors of every protocol, with the error of a language model."""
+        self._state.model.loaded.model.run({})
 
     def metrics(self, exchange: Exchange) -> None:
         """GET /metrics."""
