@@ -1,6 +1,6 @@
 """REST wire format of the protocol: binary tensors in requests, binary or JSON in responses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -213,7 +213,8 @@ def _check_status(reply: HttpReply) -> None:
     if reply.status != _OK:
         # The page of a proxy has nothing useful for a log.
         body = b"" if reply.body.lstrip().startswith(b"<") else reply.body
-        raise error_from_http(reply.status, body, _lower(reply.headers))
+        headers = {name.lower(): value for name, value in reply.headers.items()}
+        raise error_from_http(reply.status, body, headers)
 
 
 def _is_ready(reply: HttpReply) -> bool:
@@ -221,10 +222,6 @@ def _is_ready(reply: HttpReply) -> bool:
         return False
     _check_status(reply)
     return True
-
-
-def _lower(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
 
 
 def _model_path(model: str, version: str) -> str:

@@ -161,7 +161,7 @@ class InternalApi:
 
     def samples(self, exchange: Exchange) -> None:
         """GET /internal/samples?after=CURSOR, in MessagePack: tensors are bytes."""
-        _send_packed(exchange, self._recorder.samples_page(_cursor(exchange)))
+        _send_packed(exchange, self._recorder.samples.page(_cursor(exchange)))
 
     def features(self, exchange: Exchange) -> None:
         """GET /internal/features?after=CURSOR."""

@@ -87,14 +87,10 @@ class ThreadLoader:
 
     async def free(self, loaded: LoadedModel) -> None:
         """Close a model and return its memory to the system."""
-        await in_daemon_thread(lambda: _free(loaded), name="free", dispose=_nothing)
+        await in_daemon_thread(lambda: _free(loaded), name="free", dispose=lambda _: None)
 
 
 def _free(loaded: LoadedModel) -> None:
     loaded.model.close()
     gc.collect()  # a user's module and its functions reference each other
     give_back()
-
-
-def _nothing(_: None) -> None:
-    """Do nothing, for a result that holds no resources."""

@@ -236,7 +236,9 @@ async def _watch_load(state: ReplicaState, model: GgufModel) -> None:
 
 async def _load(settings: ReplicaSettings, stop: asyncio.Event) -> LoadedModel | None:
     """Load the model in a thread while health checks are answered; None if `stop` was set."""
-    work = in_daemon_thread(lambda: _loaded(settings), name="load", dispose=_close)
+    work = in_daemon_thread(
+        lambda: _loaded(settings), name="load", dispose=lambda loaded: loaded.model.close()
+    )
     loading, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -275,10 +277,6 @@ def _loaded(settings: ReplicaSettings) -> LoadedModel:
             host, port = address
             _log.info("listening", extra={"host": host, "port": port, "api": "OpenAI"})
     return loaded
-
-
-def _close(loaded: LoadedModel) -> None:
-    loaded.model.close()
 
 
 async def _start_grpc(state: ReplicaState) -> "GrpcServer | None":

@@ -494,14 +494,9 @@ async def _rows(plane: ControlPlane, endpoints: Sequence[DesiredEndpoint]) -> li
     statuses = plane.endpoint_statuses(endpoints, with_memory=False)
     for number, (endpoint, status) in enumerate(zip(endpoints, statuses, strict=True), start=1):
         window = last_minute(plane.telemetry.history, endpoint.name, now)
-        rows.append(row(endpoint, status, window, rollout=_phase(plane, endpoint.name)))
+        record = plane.target_state.rollouts.get(endpoint.name)
+        phase = None if record is None or record.state.phase.is_over else record.state.phase.value
+        rows.append(row(endpoint, status, window, rollout=phase))
         if number % _MAX_CONCURRENT == 0:
             await asyncio.sleep(0)
     return rows
-
-
-def _phase(plane: ControlPlane, name: str) -> str | None:
-    record = plane.target_state.rollouts.get(name)
-    if record is None or record.state.phase.is_over:
-        return None
-    return record.state.phase.value

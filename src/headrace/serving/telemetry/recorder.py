@@ -32,7 +32,6 @@ from headrace.serving.telemetry.observation import SHADOW_HEADER
 from headrace.serving.telemetry.report import (
     FeaturesPage,
     RecordingSettings,
-    SamplesPage,
     SpansPage,
 )
 from headrace.serving.telemetry.samples import BoundedBuffer, Sampler
@@ -335,10 +334,6 @@ class RequestRecorder:
         """Return the spans after a cursor."""
         page = self.spans.shelf.page(after)
         return SpansPage(cursor=page.cursor, spans=list(page.items), dropped=page.dropped)
-
-    def samples_page(self, after: int) -> SamplesPage:
-        """Return the sampled payloads after a cursor."""
-        return self.samples.page(after)
 
     def features_page(self, after: int) -> FeaturesPage:
         """Return the served features after a cursor."""
