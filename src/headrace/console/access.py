@@ -99,8 +99,9 @@ async def revoke_key(request: PageRequest) -> PageView:
     id_ = request.names["id"]
     keys = await request.visitor.get("/api/v1/keys", KeyList)
     key = _one([key for key in keys.keys if key.id == id_], f"key {id_}")
-    endpoints = [scope.split(":")[1] for scope in key.scopes]
-    if not all(request.caller.may(Role.OPERATOR, _endpoint(name)) for name in endpoints):
+    names = [scope.split(":")[1] for scope in key.scopes]
+    endpoints = [None if name == "*" else name for name in names]
+    if not all(request.caller.may(Role.OPERATOR, endpoint) for endpoint in endpoints):
         raise _forbidden(request, f"operator of {', '.join(key.scopes)}")
     return confirmation(
         request,
@@ -299,10 +300,6 @@ def _one(matches: list[T], what: str) -> T:
     if not matches:
         raise RefusedError.of(_NOT_FOUND, f"{what} does not exist, or you may not see it")
     return matches[0]
-
-
-def _endpoint(name: str) -> str | None:
-    return None if name == "*" else name
 
 
 def _may_create_keys(request: PageRequest) -> bool:

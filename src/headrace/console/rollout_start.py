@@ -10,7 +10,6 @@ from headrace.console.view import PageRequest, PageView, RefusedError
 from headrace.control.api.endpoints import EndpointView
 from headrace.control.api.models import ModelList
 from headrace.control.api.rollouts import RolloutPreview
-from headrace.control.rollouts.status import RolloutStatus
 
 _BAD_REQUEST: Final = 400
 _MOST_SUGGESTED: Final = 200
@@ -105,6 +104,7 @@ async def _page(request: PageRequest, preview: RolloutPreview | None) -> PageVie
     name, form = request.names["name"], request.form
     request.require_operator(name)
     endpoint = await request.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
+    rollout = endpoint.rollout
     models = await request.visitor.find("/api/v1/models", ModelList)
     served = {revision.model for revision in endpoint.status.revisions}
     names = {reference.partition(":")[0] for reference in served}
@@ -120,17 +120,13 @@ async def _page(request: PageRequest, preview: RolloutPreview | None) -> PageVie
         section="rollouts",
         values={
             "endpoint": endpoint,
-            "running": _in_progress(endpoint.rollout),
+            "running": "" if rollout is None or rollout.over else rollout.id,
             "problem": request.problem,
             "preview": preview,
             "inputs": _inputs(form, suggested, {v.reference: v.runtime for v in versions}),
             "own_plan": (endpoint.spec or {}).get("rollout"),
         },
     )
-
-
-def _in_progress(rollout: RolloutStatus | None) -> str:
-    return "" if rollout is None or rollout.over else rollout.id
 
 
 def _inputs(
