@@ -25,8 +25,6 @@ from headrace.gateway.scripts import RenameTarget, rename_source
 from headrace.gateway.settings import EnvoySettings, UpstreamUrl, is_ip, parse_url
 from headrace.gateway.tls import api_key_filter, upstream_socket
 
-_PORTS: Final = {"http": 80, "https": 443}
-_TLS_CONTEXT: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 _FAILURES_BEFORE_EJECTION: Final = 3
 _REACH_CHECK: Final = "1s"
 _FAILURES_TO_UNREACHABLE: Final = 2
@@ -180,7 +178,12 @@ def upstream_cluster(
             else BY_LOAD
         ),
         "health_checks": [] if health is None else [health],
-        **({"transport_socket": _tls(settings, server, upstream)} if server.is_tls else {}),
+        **_tls(
+            settings,
+            server,
+            upstream.tls or UpstreamTlsSpec(),
+            protocol="h2" if version == "http2" else "http/1.1",
+        ),
         **http_options(
             version,
             common_http_protocol_options={"idle_timeout": seconds(_IDLE_S[version])},
@@ -235,18 +238,22 @@ def rename_filters(script: str, more: Sequence[Resource] = ()) -> Sequence[Resou
     ]
 
 
-def _tls(settings: EnvoySettings, server: UpstreamUrl, upstream: UpstreamSpec) -> Resource:
+def _tls(
+    settings: EnvoySettings, server: UpstreamUrl, tls: UpstreamTlsSpec, *, protocol: str
+) -> Resource:
     """Return TLS that verifies the host name of the URL, or the name configured beside it."""
-    tls = upstream.tls or UpstreamTlsSpec()
+    if not server.is_tls:
+        return {}
     name = tls.server_name or server.host
-    return upstream_socket(
+    socket = upstream_socket(
         tls,
         name=name,
         is_ip=is_ip(name),
-        protocol="h2" if upstream.protocol is UpstreamProtocol.GRPC else "http/1.1",
+        protocol=protocol,
         authorities=None if tls.ca_file else authorities(settings),
         run_dir=settings.run_dir,
     )
+    return {"transport_socket": socket}
 
 
 def _health_check(endpoint: str, server: UpstreamUrl, upstream: UpstreamSpec) -> Resource | None:
@@ -302,31 +309,13 @@ def url_cluster(
 ) -> Resource:
     """Return the cluster `name` of the host of an HTTP URL, which TLS verifies by its name."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
+    server = parse_url(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
     return {
         "name": name,
         "alt_stat_name": name.replace(".", "+"),
         "type": "STRICT_DNS",
         "dns_lookup_family": "ALL",
         "connect_timeout": seconds(connect_timeout_s),
-        **load_assignment(name, socket_address(host, parts.port or _PORTS[parts.scheme])),
-        **({"transport_socket": _verified_tls(settings, host)} if parts.scheme == "https" else {}),
+        **load_assignment(name, socket_address(server.host, server.port)),
+        **_tls(settings, server, UpstreamTlsSpec(), protocol="http/1.1"),
     }
-
-
-def _verified_tls(settings: EnvoySettings, host: str) -> Resource:
-    """Return TLS that verifies the URL's host name: its owner can issue valid tokens."""
-    kind = "IP_ADDRESS" if is_ip(host) else "DNS"
-    names: Json = [{"san_type": kind, "matcher": {"exact": host}}]
-    validation: Resource = {
-        "trusted_ca": {"filename": str(authorities(settings))},
-        "match_typed_subject_alt_names": names,
-    }
-    context: Resource = {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-        "validation_context": validation,
-    }
-    sni: Resource = {} if is_ip(host) else {"sni": host}
-    return typed(
-        "envoy.transport_sockets.tls", _TLS_CONTEXT, {**sni, "common_tls_context": context}
-    )
