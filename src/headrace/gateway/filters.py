@@ -6,7 +6,7 @@ stream's first route configures it, so public routes have no cost.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -117,14 +117,7 @@ class AuthFilters:
         return _identify(
             rule,
             endpoints=" ".join(name + aliases for name, aliases in marked),
-            head=template.head,
-            item=template.item,
-            middle=template.middle,
-            openai_item=template.openai_item,
-            placeholder=template.placeholder,
-            separator=template.separator,
-            tail=template.tail,
-            type=template.content_type,
+            **asdict(template),
         )
 
     def some(self) -> Resource:

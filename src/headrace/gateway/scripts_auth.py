@@ -421,7 +421,7 @@ local function list(template, identity)
       for alias in aliases:gmatch("[^=]+") do more[#more + 1] = openai:gsub(placeholder, alias) end
     end
   end
-  return {[":status"] = "200", ["content-type"] = template:get("type")},
+  return {[":status"] = "200", ["content-type"] = template:get("content_type")},
     template:get("head") .. table.concat(items, separator) .. template:get("middle")
       .. table.concat(more, separator) .. template:get("tail")
 end
