@@ -25,6 +25,8 @@ from headrace.gateway.resources import (
     RUNTIME_KEY,
     Json,
     Resource,
+    either,
+    every,
     expression,
     header_matches,
     seconds,
@@ -81,7 +83,7 @@ def access_log(path: Path, settings: RequestLogSpec) -> Resource:
         _TO_FILE,
         {"path": str(path), "log_format": {"json_format": _FIELDS}},
     )
-    return {**logger, "filter": _any(*_filter_expression(settings))}
+    return {**logger, "filter": either(*_filter_expression(settings))}
 
 
 _ARMS_BYTES: Final = 4 << 20
@@ -182,11 +184,11 @@ def _filter_expression(settings: RequestLogSpec) -> Sequence[Resource]:
     An expression costs a microsecond, so an ordinary request evaluates at most one: conditions that
     Envoy compares itself come first.
     """
-    notable = _any(*_notable(settings.slow_s), _sampled(settings.sample_ratio))
+    notable = either(*_notable(settings.slow_s), _sampled(settings.sample_ratio))
     match settings.mode:
         case LogMode.SAMPLED:
             return [
-                _all(notable, expression(f"{_MODE} != 'off'")),
+                every(notable, expression(f"{_MODE} != 'off'")),
                 expression(f"{_MODE} == 'all' || ({_MODE} != 'off' && {_IS_SLOW})"),
             ]
         case LogMode.ALL:
@@ -196,7 +198,7 @@ def _filter_expression(settings: RequestLogSpec) -> Sequence[Resource]:
         case _:
             assert_never(settings.mode)
     samples = expression(f"{_MODE} == 'sampled'")
-    return [wants, _all(samples, _any(notable, expression(_IS_SLOW)))]
+    return [wants, every(samples, either(notable, expression(_IS_SLOW)))]
 
 
 def _notable(slow_s: float) -> Sequence[Resource]:
@@ -206,8 +208,8 @@ def _notable(slow_s: float) -> Sequence[Resource]:
         status_is("GE", _FIRST_ERROR),
         status_is("EQ", 0),
         # For other requests Envoy reports a status that is not OK.
-        _all(IS_GRPC, {"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}),
-        _all(
+        every(IS_GRPC, {"grpc_status_filter": {"statuses": ["OK"], "exclude": True}}),
+        every(
             {"duration_filter": {"comparison": {"op": "GE", "value": longest_ms}}},
             expression(f"!({_HAS_SLOW})"),
         ),
@@ -226,11 +228,3 @@ def _sampled(ratio: float) -> Resource:
             "use_independent_randomness": True,
         }
     }
-
-
-def _any(*filters: Resource) -> Resource:
-    return filters[0] if len(filters) == 1 else {"or_filter": {"filters": filters}}
-
-
-def _all(*filters: Resource) -> Resource:
-    return {"and_filter": {"filters": filters}}

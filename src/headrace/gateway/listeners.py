@@ -19,12 +19,14 @@ from headrace.gateway.resources import (
     Resource,
     any_of,
     connection_manager,
+    either,
+    every,
     expression,
     header_matches,
     seconds,
     set_header,
+    stats_logger,
     status_is,
-    typed,
 )
 from headrace.gateway.routes import BULK_PATHS, OPENAI_PATHS, ROUTE_CONFIG
 from headrace.gateway.settings import EnvoySettings
@@ -43,18 +45,17 @@ _POSTED: Final = "(/infer|:[a-z]+|/index|/load|/unload)([?].*)?$"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
-    """Kind of local reply: its filter, its text, and replacements of Envoy's own codes."""
+    """Kind of local reply: its status, its text, and replacements of Envoy's own codes."""
 
-    when: Resource
+    status: int
+    when: Resource | None = None
+    """Filter; None for all replies with this status."""
+    replaces_status: bool = False
     text: str = _BODY
     grpc_text: str = _BODY
-    status: int | None = None
     grpc_status: int | None = None
     retry_after: bool = False
     allow: str = ""
-    openai_type: str = "invalid_request_error"
-    """Type of the error for callers of OpenAI's API."""
-    openai_code: str | None = None
 
 
 def local_reply_config() -> Resource:
@@ -64,29 +65,30 @@ def local_reply_config() -> Resource:
 
 def _mappers(case: _Case) -> Iterator[Resource]:
     """Yield a mapper for gRPC callers, one for callers of OpenAI's API and one for all others."""
+    when = case.when or status_is("EQ", case.status)
     # Unless the refusing component set it.
     retry = (
         [set_header("retry-after", str(_RETRY_AFTER_S), replaces=False)] if case.retry_after else []
     )
     grpc = [] if case.grpc_status is None else [set_header("grpc-status", str(case.grpc_status))]
-    status: Resource = {} if case.status is None else {"status_code": case.status}
+    status: Resource = {"status_code": case.status} if case.replaces_status else {}
     yield {
-        "filter": {"and_filter": {"filters": [IS_GRPC, case.when]}},
+        "filter": every(IS_GRPC, when),
         "body_format_override": {"text_format_source": {"inline_string": case.grpc_text}},
         "headers_to_add": [*retry, *grpc],
         **status,
     }
+    kind = "server_error" if case.status >= _FIRST_SERVER_ERROR else "invalid_request_error"
     openai: Resource = {
         "message": case.text,
-        "type": case.openai_type,
+        "type": _OPENAI_TYPES.get(case.status, kind),
         "param": None,
-        "code": case.openai_code,
+        "code": _OPENAI_CODES.get(case.status),
     }
-    both: Resource = {"and_filter": {"filters": [_IS_OPENAI, case.when]}}
-    errors: Sequence[tuple[Resource, Json]] = [(both, openai), (case.when, case.text)]
-    for when, error in errors:
+    errors: Sequence[tuple[Resource, Json]] = [(every(_IS_OPENAI, when), openai), (when, case.text)]
+    for fits, error in errors:
         yield {
-            "filter": when,
+            "filter": fits,
             "body_format_override": {"json_format": {"error": error}},
             "headers_to_add": [*retry, *([set_header("allow", case.allow)] if case.allow else [])],
             **status,
@@ -99,47 +101,48 @@ def _details_are(details: str, also: str = "true") -> Resource:
 
 
 # Two expressions: Envoy bounds the size of one.
-_IS_OPENAI: Final[Resource] = {
-    "or_filter": {
-        "filters": [
-            header_matches(":path", string_match={"safe_regex": {"regex": f"({paths})([?].*)?"}})
-            for paths in (OPENAI_PATHS, BULK_PATHS)
-        ]
-    }
-}
+_IS_OPENAI: Final = either(
+    *(
+        header_matches(":path", string_match={"safe_regex": {"regex": f"({paths})([?].*)?"}})
+        for paths in (OPENAI_PATHS, BULK_PATHS)
+    )
+)
 # Other routes, which name no endpoint, lead to any replica or to the control plane.
 _OF_ENDPOINT: Final = expression(f"!(xds.cluster_name in ['{REPLICAS}', '{CONTROL}'])")
 _TOO_SLOW: Final = (
     "endpoint '%ROUTE_NAME%' did not answer within its `timeout_s`; ask for less in one request, "
     "or raise `timeout_s` in the spec"
 )
-_OVERLOAD: Final = "rate_limit_error"
-_RATE_LIMIT: Final = "rate_limit_exceeded"
+_OPENAI_TYPES: Final = {429: "rate_limit_error"}
+_OPENAI_CODES: Final = {
+    401: "invalid_api_key",
+    404: "model_not_found",
+    429: "rate_limit_exceeded",
+}
 _CASES: Final = (
     # A filter that processes the response later sets the time of the next token.
     _Case(
+        status=429,
         when=_details_are("local_rate_limited"),
         text=_TOO_MANY,
         grpc_text=_TOO_MANY,
-        openai_type=_OVERLOAD,
-        openai_code=_RATE_LIMIT,
     ),
     # An open circuit breaker is an overload, not an outage.
     _Case(
-        when={"response_flag_filter": {"flags": ["UO"]}},
         status=429,
+        when={"response_flag_filter": {"flags": ["UO"]}},
+        replaces_status=True,
         grpc_status=8,
         retry_after=True,
-        openai_type=_OVERLOAD,
-        openai_code=_RATE_LIMIT,
     ),
     # Envoy responds to this itself; other unsupported methods reach a replica, which reports the
     # error.
     *(
         _Case(
-            when=_details_are("query_missing_content_type", location),
-            text="Method Not Allowed",
             status=405,
+            when=_details_are("query_missing_content_type", location),
+            replaces_status=True,
+            text="Method Not Allowed",
             allow=allow,
         )
         for location, allow in (
@@ -148,34 +151,27 @@ _CASES: Final = (
         )
     ),
     # A script sets the reason.
-    _Case(when={"and_filter": {"filters": [status_is("EQ", 400), _details_are("lua_response")]}}),
+    _Case(status=400, when=every(status_is("EQ", 400), _details_are("lua_response"))),
     # Envoy refuses a malformed head without a text, but knows the reason.
-    _Case(when=status_is("EQ", 400), text="Bad Request: %RESPONSE_CODE_DETAILS%"),
-    _Case(when=status_is("EQ", 408), text="the request did not arrive in time", grpc_status=4),
-    _Case(when=status_is("EQ", 413), grpc_status=8),
+    _Case(status=400, text="Bad Request: %RESPONSE_CODE_DETAILS%"),
+    _Case(status=408, text="the request did not arrive in time", grpc_status=4),
+    _Case(status=413, grpc_status=8),
+    _Case(status=429, grpc_status=8, retry_after=True),
+    _Case(status=503, retry_after=True),
     _Case(
-        when=status_is("EQ", 429),
-        grpc_status=8,
-        retry_after=True,
-        openai_type=_OVERLOAD,
-        openai_code=_RATE_LIMIT,
-    ),
-    _Case(when=status_is("EQ", 503), retry_after=True, openai_type="server_error"),
-    _Case(
-        when={"and_filter": {"filters": [status_is("EQ", 504), _OF_ENDPOINT]}},
+        status=504,
+        when=every(status_is("EQ", 504), _OF_ENDPOINT),
         text=_TOO_SLOW,
         grpc_text=_TOO_SLOW,
         grpc_status=4,
-        openai_type="server_error",
     ),
-    _Case(when=status_is("EQ", 504), grpc_status=4, openai_type="server_error"),
-    _Case(when=status_is("GE", _FIRST_SERVER_ERROR), openai_type="server_error"),
-    _Case(when=status_is("EQ", 401), openai_code="invalid_api_key"),
-    _Case(when=status_is("EQ", 404), openai_code="model_not_found"),
-    _Case(when=status_is("GE", _FIRST_ERROR)),
+    _Case(status=504, grpc_status=4),
+    _Case(status=_FIRST_SERVER_ERROR, when=status_is("GE", _FIRST_SERVER_ERROR)),
+    _Case(status=401),
+    _Case(status=404),
+    _Case(status=_FIRST_ERROR, when=status_is("GE", _FIRST_ERROR)),
 )
 PREFIX: Final = "headrace_refused"
-_LOGGER: Final = "envoy.extensions.access_loggers.stats.v3.Config"
 
 
 def refusal_loggers() -> Sequence[Resource]:
@@ -189,11 +185,10 @@ def refusal_loggers() -> Sequence[Resource]:
         {"name": "by", "value_format": "%RESPONSE_CODE_DETAILS%"},
     ]
     counter: Resource = {"stat": {"name": "requests", "tags": tags}, "value_fixed": 1}
-    logger = typed("headrace.refusals", _LOGGER, {"stat_prefix": PREFIX, "counters": [counter]})
     # A gRPC call gets status 200, but the flag is set too.
     limited: Resource = {"response_flag_filter": {"flags": ["RL"]}}
-    refused: Json = [limited, status_is("EQ", 429), status_is("EQ", 413)]
-    return [{**logger, "filter": {"or_filter": {"filters": refused}}}]
+    refused = either(limited, status_is("EQ", 429), status_is("EQ", 413))
+    return [stats_logger("headrace.refusals", PREFIX, refused, counters=[counter])]
 
 
 STAT_PREFIX: Final = "headrace"

@@ -68,6 +68,16 @@ def header_matches(name: str, **match: Json) -> Resource:
     return {"header_filter": {"header": {"name": name, **match}}}
 
 
+def every(*conditions: Resource) -> Resource:
+    """Return the condition of an access logger that all of these hold."""
+    return {"and_filter": {"filters": conditions}}
+
+
+def either(*conditions: Resource) -> Resource:
+    """Return the condition of an access logger that one of these holds."""
+    return {"or_filter": {"filters": conditions}}
+
+
 IS_GRPC: Final = header_matches("content-type", string_match={"prefix": "application/grpc"})
 """Condition of an access logger: the request is a gRPC call."""
 
@@ -76,6 +86,12 @@ def expression(text: str) -> Resource:
     """Return a condition of an access logger on Envoy's attributes; false without a result."""
     kind = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
     return {"extension_filter": typed("headrace.expression", kind, {"expression": text})}
+
+
+def stats_logger(name: str, prefix: str, condition: Resource, **stats: Json) -> Resource:
+    """Return an access logger that counts the requests for which `condition` holds."""
+    kind = "envoy.extensions.access_loggers.stats.v3.Config"
+    return {**typed(name, kind, {"stat_prefix": prefix, **stats}), "filter": condition}
 
 
 def connection_manager(config: Resource) -> Resource:

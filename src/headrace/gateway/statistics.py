@@ -15,12 +15,19 @@ import msgspec
 
 from headrace.core.headers import CREDENTIAL_HEADER, SPLIT_HEADER
 from headrace.gateway.clusters import arm_of, shadow_route
-from headrace.gateway.resources import ANSWERED_BY, Json, Resource, header_matches, status_is, typed
+from headrace.gateway.resources import (
+    ANSWERED_BY,
+    Json,
+    Resource,
+    every,
+    header_matches,
+    stats_logger,
+    status_is,
+)
 from headrace.gateway.scripts import FALLBACK_METADATA, USAGE_METADATA
 
 _SPLIT: Final = "headrace_arm"
 _REST: Final = "headrace_rest"
-_LOGGER: Final = "envoy.extensions.access_loggers.stats.v3.Config"
 _MICRO_S: Final = 1e-6
 _MILLI_S: Final = 1e-3
 _NAME: Final = re.compile(
@@ -332,11 +339,9 @@ def _logger(
         "value_format": value or usual,
     }
     counter: Resource = {"stat": {"name": "total"}, "value_fixed": 1}
-    config: Resource = {"stat_prefix": prefix, "histograms": [histogram], "counters": [counter]}
-    return {
-        **typed(f"{prefix}.{name}", _LOGGER, config),
-        "filter": {"and_filter": {"filters": filters}},
-    }
+    return stats_logger(
+        f"{prefix}.{name}", prefix, every(*filters), histograms=[histogram], counters=[counter]
+    )
 
 
 _HAS_SPLIT: Final = header_matches(SPLIT_HEADER, present_match=True)
@@ -422,24 +427,18 @@ def token_loggers() -> Sequence[Resource]:
         }
         for kind in TOKEN_AMOUNTS
     ]
-    times: Mapping[str, Resource] = {
-        name: {
+    stats: dict[str, dict[str, Json]] = {"unknown": {"counters": counters}}
+    for name in _TOKEN_TIMES:
+        time: Json = {
             "stat": {"name": name, "tags": [arm]},
             "unit": "Microseconds",
             "value_format": f"%DYNAMIC_METADATA({USAGE_METADATA}:{name})%",
         }
-        for name in _TOKEN_TIMES
-    }
+        stats[name] = {"histograms": [time]}
     return [
-        _usage_logger("unknown", {"counters": counters}),
-        *(_usage_logger(name, {"histograms": [time]}) for name, time in times.items()),
+        stats_logger(f"{_TOKENS}.{field}", _TOKENS, _has(USAGE_METADATA, field), **counted)
+        for field, counted in stats.items()
     ]
-
-
-def _usage_logger(field: str, config: Resource) -> Resource:
-    """Return a logger of the responses whose usage has a field."""
-    config = {"stat_prefix": _TOKENS, **config}
-    return {**typed(f"{_TOKENS}.{field}", _LOGGER, config), "filter": _has(USAGE_METADATA, field)}
 
 
 TOKEN_TIMES: Final = f"{_ASK}^{_TOKENS}[.]({'|'.join(_TOKEN_TIMES)})[.]"
