@@ -246,11 +246,22 @@ def no(
 def row(
     title: str, fields: str, *cells: FeatureSupport, every: FeatureSupport | None = None
 ) -> SpecFeature:
-    """Return a row; `fields` are separated by spaces, `cells` in the order of the targets."""
+    """Return a row.
+
+    Args:
+        fields: Separated by spaces; those that follow `PARENT:` are fields of this part.
+        cells: In the order of the targets; none if `every` is for all of them.
+    """
     supports = cells or (every,) * len(ExportTarget)
+    names, parent = list[str](), ""
+    for name in fields.split():
+        if name.endswith(":"):
+            parent = f"{name[:-1]}."
+        else:
+            names.append(f"{parent}{name}")
     return SpecFeature(
         title=title,
-        fields=tuple(fields.split()),
+        fields=tuple(names),
         cells={target: cell for target, cell in zip(ExportTarget, supports, strict=True) if cell},
     )
 

@@ -96,14 +96,27 @@ _PUBLIC_ONLY = FeatureSupport(
     rest="all but `public`",
 )
 
+
+def _rollout(title: str, fields: str, by_argo: FeatureSupport) -> SpecFeature:
+    """Return the row of a setting that only Argo Rollouts may express."""
+    steps = (_STEP_BY_STEP, _NO_STEPS, by_argo, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP)
+    return row(f"Rollout: {title}", fields, *steps)
+
+
+def _of_replicas(
+    title: str, fields: str, by_kserve: FeatureSupport, by_argo: FeatureSupport
+) -> SpecFeature:
+    """Return the row of a setting of replicas, which routes leave to them."""
+    return row(title, fields, *(_REPLICAS, by_kserve, by_argo, _REPLICAS, _BEHIND, _REPLICAS))
+
+
 TABLE: Final[tuple[SpecFeature, ...]] = (
     # In each row: gateway-api, kserve, argo-rollouts, kong, aws-apigateway, envoy.
     row("Format of the file", "version", every=external("of the file")),
     row("Endpoints", "endpoints[].name", every=yes()),
     row(
         "Models and their versions",
-        "endpoints[].model endpoints[].version endpoints[].versions endpoints[].versions[].model "
-        "endpoints[].versions[].version",
+        "endpoints[]: model version versions endpoints[].versions[]: model version",
         *(yes("a Service per version"), yes("`storageUri`"), yes()),
         *(yes("a target per version"), _BEHIND, yes("`--replica`")),
     ),
@@ -139,44 +152,31 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     ),
     row(
         "Health and bounds of another's server",
-        "endpoints[].upstream.health_path endpoints[].versions[].upstream.health_path "
-        "endpoints[].upstream.health_interval_s endpoints[].versions[].upstream.health_interval_s "
-        "endpoints[].upstream.max_requests endpoints[].versions[].upstream.max_requests",
+        "endpoints[].upstream: health_path health_interval_s max_requests "
+        "endpoints[].versions[].upstream: health_path health_interval_s max_requests",
         external("its Service's readiness"),
         *(_NO_FOREIGN, _NO_FOREIGN),
         no("is not exported", "add it to the upstream by hand"),
         *(_BEHIND, yes()),
     ),
-    row(
-        "Replicas",
-        "endpoints[].replicas endpoints[].versions[].replicas",
-        *(_REPLICAS, yes(), yes(), _REPLICAS, _BEHIND, _REPLICAS),
-    ),
-    row(
+    _of_replicas("Replicas", "endpoints[].replicas endpoints[].versions[].replicas", yes(), yes()),
+    _of_replicas(
         "Batching, labels, runtime, device, nulls, language models",
-        "endpoints[].batching endpoints[].labels endpoints[].runtime endpoints[].device "
-        "endpoints[].nulls endpoints[].llm",
-        *(_REPLICAS, _SETTINGS, _SETTINGS, _REPLICAS, _BEHIND, _REPLICAS),
+        "endpoints[]: batching labels runtime device nulls llm",
+        _SETTINGS,
+        _SETTINGS,
     ),
     row("Example request", "endpoints[].example", every=external("of Headrace's readiness check")),
-    row(
-        "Code of the model's author",
-        "endpoints[].allow_code",
-        *(_REPLICAS, yes(), yes(), _REPLICAS, _BEHIND, _REPLICAS),
-    ),
-    row(
+    _of_replicas("Code of the model's author", "endpoints[].allow_code", yes(), yes()),
+    _of_replicas(
         "Network of the replicas",
         "endpoints[].network",
-        _REPLICAS,
         *(about("pods have one unless a NetworkPolicy forbids it"),) * 2,
-        *(_REPLICAS, _BEHIND, _REPLICAS),
     ),
-    row(
+    _of_replicas(
         "Isolation and memory of the replicas",
         "endpoints[].isolation endpoints[].memory_bytes",
-        _REPLICAS,
         *(about("as the pods' security context and limits say"),) * 2,
-        *(_REPLICAS, _BEHIND, _REPLICAS),
     ),
     row(
         "Timeout",
@@ -192,106 +192,73 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         "endpoints[].slo.latency_s",
         *(_RULES, _RULES, yes("a threshold of the analysis"), _RULES, _RULES, _RULES),
     ),
-    row(
+    _of_replicas(
         "Scaling: bounds and target",
-        "endpoints[].autoscale endpoints[].autoscale.max_replicas "
-        "endpoints[].autoscale.target_in_flight",
-        *(_REPLICAS, yes(), _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        "endpoints[].autoscale endpoints[].autoscale: max_replicas target_in_flight",
+        yes(),
+        _NO_SCALER,
     ),
     row(
         "Scaling to zero",
         "endpoints[].autoscale.min_replicas",
         *(_NO_ZERO, yes(), _NO_SCALER, _NO_ZERO, _BEHIND, _NO_ZERO),
     ),
-    row(
+    _of_replicas(
         "Scaling: windows, panic, idle time",
-        "endpoints[].autoscale.stable_window_s endpoints[].autoscale.panic_window_s "
-        "endpoints[].autoscale.panic_ratio endpoints[].autoscale.idle_s",
-        *(_REPLICAS, _KNATIVE, _NO_SUCH_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        "endpoints[].autoscale: stable_window_s panic_window_s panic_ratio idle_s",
+        _KNATIVE,
+        _NO_SUCH_SCALER,
     ),
-    row(
+    _of_replicas(
         "Scaling: delay before fewer",
         "endpoints[].autoscale.scale_down_delay_s",
-        *(_REPLICAS, _KNATIVE, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        _KNATIVE,
+        _NO_SCALER,
     ),
-    row(
+    _of_replicas(
         "Scaling: step sizes",
-        "endpoints[].autoscale.max_scale_up_ratio endpoints[].autoscale.max_scale_down_ratio",
-        *(_REPLICAS, _NO_KNATIVE, _NO_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        "endpoints[].autoscale: max_scale_up_ratio max_scale_down_ratio",
+        _NO_KNATIVE,
+        _NO_SCALER,
     ),
-    row(
+    _of_replicas(
         "Scaling: waits, schedules, holding",
-        "endpoints[].autoscale.target_queue_wait_s endpoints[].autoscale.schedule "
-        "endpoints[].autoscale.hold_s endpoints[].autoscale.max_held",
-        *(_REPLICAS, _NO_KNATIVE, _NO_SUCH_SCALER, _REPLICAS, _BEHIND, _REPLICAS),
+        "endpoints[].autoscale: target_queue_wait_s schedule hold_s max_held",
+        _NO_KNATIVE,
+        _NO_SUCH_SCALER,
     ),
-    row(
-        "Rollout: canary, blue-green",
-        "endpoints[].rollout",
-        *(_STEP_BY_STEP, _NO_STEPS, yes(), _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
-    ),
-    row(
-        "Rollout: A/B",
-        "endpoints[].rollout.weight endpoints[].rollout.mismatch_alpha",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_STICKY, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
-    ),
-    row(
-        "Rollout: shadow",
-        "endpoints[].rollout.mirror_percent endpoints[].rollout.promotes",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_DATA, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
-    ),
-    row(
-        "Rollout: fresh copies of the old version",
-        "endpoints[].rollout.baseline",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_BASELINE, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
-    ),
-    row(
-        "Rollout: level of the test",
-        "endpoints[].rollout.alpha",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_TEST, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
-    ),
-    row(
-        "Rollout: smallest sample",
+    _rollout("canary, blue-green", "endpoints[].rollout", yes()),
+    _rollout("A/B", "endpoints[].rollout: weight mismatch_alpha", _NO_STICKY),
+    _rollout("shadow", "endpoints[].rollout: mirror_percent promotes", _NO_DATA),
+    _rollout("fresh copies of the old version", "endpoints[].rollout.baseline", _NO_BASELINE),
+    _rollout("level of the test", "endpoints[].rollout.alpha", _NO_TEST),
+    _rollout(
+        "smallest sample",
         "endpoints[].rollout.min_samples",
-        *(_STEP_BY_STEP, _NO_STEPS, about("requests within the query's window")),
-        *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        about("requests within the query's window"),
     ),
-    row(
-        "Rollout: warm-up",
-        "endpoints[].rollout.warmup_s",
-        *(_STEP_BY_STEP, _NO_STEPS, yes("`initialDelay`")),
-        *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+    _rollout("warm-up", "endpoints[].rollout.warmup_s", yes("`initialDelay`")),
+    _rollout(
+        "longest time, and what then", "endpoints[].rollout: max_duration_s on_timeout", _NO_TIME
     ),
-    row(
-        "Rollout: longest time, and what then",
-        "endpoints[].rollout.max_duration_s endpoints[].rollout.on_timeout",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_TIME, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
-    ),
-    row(
-        "Rollout: time to become ready",
+    _rollout(
+        "time to become ready",
         "endpoints[].rollout.ready_timeout_s",
-        *(_STEP_BY_STEP, _NO_STEPS, yes("`progressDeadlineSeconds`")),
-        *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        yes("`progressDeadlineSeconds`"),
     ),
-    row(
-        "Rollout: the old version is kept",
-        "endpoints[].rollout.keep_s",
-        *(_STEP_BY_STEP, _NO_STEPS, yes("`scaleDownDelaySeconds`")),
-        *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+    _rollout(
+        "the old version is kept", "endpoints[].rollout.keep_s", yes("`scaleDownDelaySeconds`")
     ),
-    row(
-        "Rollout: errors, rejections, latency",
+    _rollout(
+        "errors, rejections, latency",
         "endpoints[].rollout.metrics",
-        *(_STEP_BY_STEP, _NO_STEPS, about("thresholds on the replicas' metrics")),
-        *(_STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+        about("thresholds on the replicas' metrics"),
     ),
-    row(
-        "Rollout: answers, tokens, reward",
-        "endpoints[].rollout.metrics.predictions endpoints[].rollout.metrics.disagreement "
-        "endpoints[].rollout.metrics.reward "
-        "endpoints[].rollout.metrics.time_per_output_token "
-        "endpoints[].rollout.metrics.output_tokens",
-        *(_STEP_BY_STEP, _NO_STEPS, _NO_DATA, _STEP_BY_STEP, _BEHIND, _STEP_BY_STEP),
+    _rollout(
+        "answers, tokens, reward",
+        "endpoints[].rollout.metrics: predictions disagreement reward time_per_output_token "
+        "output_tokens",
+        _NO_DATA,
     ),
     row(
         "Sticky callers: header, cookie",
@@ -310,29 +277,16 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         "endpoints[].paused",
         every=no("routes every endpoint", "resume it, or leave it out", when=bool),
     ),
-    row(
-        "Fallback",
-        "endpoints[].fallback",
-        *(_NO_FALLBACK,) * 4,
-        *(_BEHIND, yes()),
-    ),
-    row(
+    row("Fallback", "endpoints[].fallback", *(_NO_FALLBACK,) * 4, *(_BEHIND, yes())),
+    _of_replicas(
         "Drift, features, payload log",
-        "endpoints[].drift endpoints[].features endpoints[].payload_log online_stores",
-        *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, _REPLICAS),
+        "online_stores endpoints[]: drift features payload_log",
+        _NO_CONTROL,
+        _NO_CONTROL,
     ),
-    row(
-        "Pools",
-        "endpoints[].pool",
-        *(_NO_POOL, _NO_POOL, _NO_POOL, _NO_POOL, _BEHIND, _NO_POOL),
-    ),
+    row("Pools", "endpoints[].pool", *(_NO_POOL, _NO_POOL, _NO_POOL, _NO_POOL, _BEHIND, _NO_POOL)),
     row("Pools' own settings", "pools", every=external("of the pools' processes")),
-    row(
-        "Aliases in OpenAI's API",
-        "endpoints[].aliases",
-        *(_NO_ALIASES,) * 4,
-        *(_BEHIND, yes()),
-    ),
+    row("Aliases in OpenAI's API", "endpoints[].aliases", *(_NO_ALIASES,) * 4, *(_BEHIND, yes())),
     row(
         "Access",
         "endpoints[].access",
@@ -353,7 +307,7 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     ),
     row(
         "Tokens: issuer, audience, keys",
-        "auth.jwt auth.jwt[].name auth.jwt[].issuer auth.jwt[].jwks_file",
+        "auth.jwt auth.jwt[]: name issuer jwks_file",
         *(_NO_AUTH,) * 3,
         *(yes("one RSA or EC key of a file"), yes("HTTP API"), yes()),
     ),
@@ -376,8 +330,7 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     ),
     row(
         "Tokens: clocks, cache, claims",
-        "auth.jwt[].jwks_cache_s auth.jwt[].clock_skew_s auth.jwt[].caller_claim "
-        "auth.jwt[].scope_claim auth.jwt[].tier_claim",
+        "auth.jwt[]: jwks_cache_s clock_skew_s caller_claim scope_claim tier_claim",
         *(_NO_AUTH,) * 3,
         no("its `jwt` plugin has no such setting", "leave it out"),
         *(_BEHIND, yes()),
@@ -399,9 +352,8 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     ),
     row(
         "Tiers: rows, tokens, concurrency, days",
-        "tiers[].rows_per_s tiers[].max_concurrent tiers[].requests_per_day "
-        "tiers[].tokens_per_minute tiers[].input_tokens_per_minute "
-        "tiers[].output_tokens_per_minute tiers[].tokens_per_day tiers[].token_weights",
+        "tiers[]: rows_per_s max_concurrent requests_per_day tokens_per_minute "
+        "input_tokens_per_minute output_tokens_per_minute tokens_per_day token_weights",
         *(_NO_TIER,) * 3,
         no("has kinds of callers in Enterprise only", "limit `per_caller`"),
         *(_BEHIND, _NO_COUNT),
@@ -428,20 +380,17 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     ),
     row(
         "Limits: rows, concurrency",
-        "endpoints[].limits.rows_per_s endpoints[].limits.max_concurrent "
-        "endpoints[].limits.per_caller.rows_per_s endpoints[].limits.per_caller.max_concurrent",
+        "endpoints[].limits: rows_per_s max_concurrent endpoints[].limits.per_caller: "
+        "rows_per_s max_concurrent",
         *(_NO_LIMIT,) * 3,
         *(_NO_COUNT, _BEHIND, _NO_COUNT),
     ),
     row(
         "Limits: tokens",
-        "endpoints[].limits.tokens_per_minute endpoints[].limits.input_tokens_per_minute "
-        "endpoints[].limits.output_tokens_per_minute endpoints[].limits.tokens_per_day "
-        "endpoints[].limits.per_caller.tokens_per_minute "
-        "endpoints[].limits.per_caller.input_tokens_per_minute "
-        "endpoints[].limits.per_caller.output_tokens_per_minute "
-        "endpoints[].limits.per_caller.tokens_per_day "
-        "endpoints[].limits.token_weights endpoints[].limits.per_caller.token_weights",
+        "endpoints[].limits: tokens_per_minute input_tokens_per_minute "
+        "output_tokens_per_minute tokens_per_day token_weights "
+        "endpoints[].limits.per_caller: tokens_per_minute input_tokens_per_minute "
+        "output_tokens_per_minute tokens_per_day token_weights",
         *(_NO_LIMIT,) * 3,
         *(_NO_COUNT, _BEHIND, _NO_COUNT),
     ),
@@ -474,7 +423,7 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     ),
     row(
         "The gateway's addresses",
-        "gateway.host gateway.http_port gateway.grpc_port",
+        "gateway: host http_port grpc_port",
         *(external("its own listeners"),) * 5,
         yes(),
     ),
@@ -483,7 +432,7 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     ),
     row(
         "The gateway's client certificates",
-        "gateway.tls.client_ca_file gateway.tls.require_client_certificate",
+        "gateway.tls: client_ca_file require_client_certificate",
         *(no("its listeners are not exported", "set it there, then `--allow-loss` it"),) * 5,
         yes(),
     ),
@@ -491,50 +440,37 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     row("Pages of other origins", "gateway.cors", *(_OURS,) * 5, yes()),
     row(
         "Request log",
-        "gateway.access_log gateway.request_log endpoints[].request_log",
+        "gateway: access_log request_log endpoints[]: request_log",
         *(_OURS,) * 5,
         yes(),
     ),
     row(
         "Limits that gateways share",
-        "gateway.shared_limits gateway.limits_service gateway.limits_listen",
+        "gateway: shared_limits limits_service limits_listen",
         *(_OURS,) * 5,
         no("the service is a control plane's", "leave it out, or keep the control plane"),
     ),
-    row(
-        "Signatures",
-        "security",
-        *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, _REPLICAS),
-    ),
-    row(
-        "Traces",
-        "tracing",
-        *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, yes()),
-    ),
-    row(
+    _of_replicas("Signatures", "security", *(_NO_CONTROL,) * 2),
+    row("Traces", "tracing", *(_REPLICAS, _NO_CONTROL, _NO_CONTROL, _REPLICAS, _BEHIND, yes())),
+    _of_replicas(
         "Pods: image, resources, nodes, environment",
-        "kubernetes.image kubernetes.pull_policy kubernetes.pull_secrets kubernetes.resources "
-        "kubernetes.node_selector kubernetes.tolerations kubernetes.replica_env "
-        "kubernetes.service_account kubernetes.runtime_class kubernetes.priority_class "
-        "kubernetes.pod_annotations kubernetes.pod_labels kubernetes.endpoints kubernetes.pools",
-        *(_REPLICAS, _PODS, _PODS, _REPLICAS, _BEHIND, _REPLICAS),
+        "kubernetes: image pull_policy pull_secrets resources node_selector tolerations "
+        "replica_env service_account runtime_class priority_class pod_annotations "
+        "pod_labels endpoints pools",
+        *(_PODS,) * 2,
     ),
-    row(
+    _of_replicas(
         "Pods: volumes, shared memory, patch",
-        "kubernetes.shm_size kubernetes.pod_template "
-        "kubernetes.node_cache.claim kubernetes.node_cache.path kubernetes.node_cache "
-        "kubernetes.model_volume.claim kubernetes.model_volume.image "
-        "kubernetes.model_volume.path kubernetes.model_volume",
-        _REPLICAS,
+        "kubernetes: shm_size pod_template node_cache model_volume kubernetes.node_cache: "
+        "claim path kubernetes.model_volume: claim image path",
         no("KServe has its own pod template and downloads", "leave it out, or patch the export"),
-        *(_PODS, _REPLICAS, _BEHIND, _REPLICAS),
+        _PODS,
     ),
-    row(
+    _of_replicas(
         "Pods: who scales them",
         "kubernetes.autoscaler kubernetes.prometheus_url",
-        _REPLICAS,
         no("scales by itself, by requests", "leave it out"),
-        *(_NO_KEDA, _REPLICAS, _BEHIND, _REPLICAS),
+        _NO_KEDA,
     ),
     row(
         "Pods: how many Deployments replace theirs at once",
