@@ -139,6 +139,14 @@ class TokenWeightsSpec(SpecPart, frozen=True, kw_only=True):
     """Of an output token of the model's reasoning."""
 
 
+_TOKEN_LIMITS: Final = (
+    "tokens_per_minute",
+    "input_tokens_per_minute",
+    "output_tokens_per_minute",
+    "tokens_per_day",
+)
+
+
 class LimitSpec(SpecPart, frozen=True, kw_only=True):
     """Rate limits; null for no limit."""
 
@@ -167,17 +175,8 @@ class LimitSpec(SpecPart, frozen=True, kw_only=True):
     def of_tokens(self) -> tuple[str, ...]:
         """Return the names of the settings of tokens that are set."""
         default = LimitSpec()
-        return tuple(
-            name
-            for name in (
-                "tokens_per_minute",
-                "input_tokens_per_minute",
-                "output_tokens_per_minute",
-                "tokens_per_day",
-                "token_weights",
-            )
-            if getattr(self, name) != getattr(default, name)
-        )
+        names = (*_TOKEN_LIMITS, "token_weights")
+        return tuple(name for name in names if getattr(self, name) != getattr(default, name))
 
     @property
     def most_at_once(self) -> int:
@@ -187,16 +186,8 @@ class LimitSpec(SpecPart, frozen=True, kw_only=True):
     @property
     def needs_service(self) -> bool:
         """Whether only the rate limit service can count it, as all but requests per second."""
-        limits = (
-            self.rows_per_s,
-            self.max_concurrent,
-            self.requests_per_day,
-            self.tokens_per_minute,
-            self.input_tokens_per_minute,
-            self.output_tokens_per_minute,
-            self.tokens_per_day,
-        )
-        return any(limit is not None for limit in limits)
+        names = ("rows_per_s", "max_concurrent", "requests_per_day", *_TOKEN_LIMITS)
+        return any(getattr(self, name) is not None for name in names)
 
     @property
     def is_unlimited(self) -> bool:
