@@ -9,7 +9,6 @@ whose connections would be closed.
 """
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, assert_never
@@ -127,14 +126,12 @@ def rotate_arms(path: Path) -> bool:
     Return whether Envoy must reopen the file. Files are numbered: inodes would be used again.
     """
     number, previous = _previous_arms(path)
-    if size_of(path):
+    is_moved = bool(size_of(path) or size_of(previous))
+    if is_moved:
+        path.touch()
         path.rename(path.with_name(f"{path.name}.{number + 1}"))
         previous.unlink(missing_ok=True)
-        return True
-    if not size_of(previous):
-        return False
-    os.truncate(previous, 0)
-    return True
+    return is_moved
 
 
 def read_arms(path: Path, after: tuple[int, int]) -> tuple[list[RoutedRequest], tuple[int, int]]:
