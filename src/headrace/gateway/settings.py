@@ -139,6 +139,8 @@ class EndpointRoute:
     """Arm that receives copies of requests."""
     split_id: str = ""
     """Identifier of the split, which requests carry to the replicas; they are counted by arm."""
+    needs_assignments: bool = False
+    """Whether the arm of each request of the split is stored for later feedback."""
     held: bool = False
     """Whether the endpoint is scaled to zero: the control plane holds requests until a replica is
     ready.
@@ -220,12 +222,13 @@ class EndpointRoute:
 
     @property
     def logged_weights(self) -> str:
-        """Weights that mark the split's requests, if the servers of an arm report no answers.
+        """Weights that mark the split's requests, if they are needed and an arm reports no answers.
 
         Empty also while an arm cannot answer: others get its share, so its weight is not in force.
         """
         weighted = [arm for arm in self.arms if arm.weight]
-        if not self.split_id or self.mirror or not all(arm.is_live for arm in weighted):
+        is_needed = self.needs_assignments or self.sticky is not None
+        if self.mirror or not (self.split_id and is_needed and all(a.is_live for a in weighted)):
             return ""
         is_unreported = any(arm.upstream is not None or arm.openai for arm in self.arms)
         return " ".join(f"{arm.key}={arm.weight}" for arm in weighted) if is_unreported else ""

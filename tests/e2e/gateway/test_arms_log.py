@@ -70,7 +70,7 @@ async def test_each_request_of_a_split_is_read_once_while_files_are_renamed(
     assert after == ["", ""]
 
 
-async def test_nothing_is_logged_without_a_reader_or_while_a_version_cannot_answer(
+async def test_nothing_is_logged_without_a_reader_a_use_or_a_server_of_each_version(
     lab: Lab, stubs: tuple[Stub, Stub]
 ) -> None:
     whole = split(stubs)
@@ -80,11 +80,13 @@ async def test_nothing_is_logged_without_a_reader_or_while_a_version_cannot_answ
     partial = await lab.start(
         replace(whole, arms=(dead, whole.arms[1])), name="second", arms_log=path
     )
-    for gateway in (unread, partial):
+    uncompared = lab.directory / "third" / "arms.log"
+    by_chance = await lab.start(replace(whole, sticky=None), name="third", arms_log=uncompared)
+    for gateway in (unread, partial, by_chance):
         async with client(gateway) as http:
             body = {"model": "chat", "messages": MESSAGES}
             assert (await http.post(CHAT, json=body)).status_code == 200
         await gateway.stop(5)
 
-    assert read_arms(path, (0, 0)) == ([], (0, 0))
-    assert list(lab.directory.glob("*/arms.log*")) == [path]
+    assert read_arms(path, (0, 0)) == read_arms(uncompared, (0, 0)) == ([], (0, 0))
+    assert sorted(lab.directory.glob("*/arms.log*")) == [path, uncompared]

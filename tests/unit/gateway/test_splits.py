@@ -77,6 +77,24 @@ def test_whoever_saw_the_first_arm_sees_it_while_it_grows(low: int, high: int, p
         assert _at(live_split(at(high)), place).version == "2"
 
 
+@pytest.mark.parametrize(
+    ("sticky", "needs_assignments", "is_logged"),
+    [(None, False, False), (None, True, True), (HEADER, False, True)],
+)
+def test_the_arms_of_a_language_model_are_logged_only_if_a_rollout_reads_them(
+    sticky: StickySpec | None, *, needs_assignments: bool, is_logged: bool
+) -> None:
+    endpoint = EndpointRoute(
+        name="m",
+        arms=tuple(replace(_arm(version, 50), openai=True) for version in "21"),
+        split_id="m-r1",
+        sticky=sticky,
+        needs_assignments=needs_assignments,
+    )
+
+    assert endpoint.logged_weights == ("2=50 1=50" if is_logged else "")
+
+
 def test_callers_with_a_key_are_split_by_its_salted_hash_and_others_at_random() -> None:
     endpoint = replace(THREE, sticky=HEADER, split_id="m-r1")
 

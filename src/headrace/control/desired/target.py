@@ -17,6 +17,7 @@ from headrace.control.model.desired import (
 )
 from headrace.control.model.records import RolloutRecord
 from headrace.control.reconcile.publication import Reconciling
+from headrace.core.spec.rollout import needs_assignments
 from headrace.gateway import MirrorTarget
 from headrace.rollout.state import RolloutPhase, TrafficShares
 
@@ -114,7 +115,12 @@ def mixed(rollout: RolloutRecord) -> DesiredEndpoint:
         salt = rollout.target.sticky.salt or rollout.id
         sticky = msgspec.structs.replace(rollout.target.sticky, salt=salt)
     return msgspec.structs.replace(
-        rollout.target, arms=tuple(arms), split_id=rollout.id, sticky=sticky, mirror=mirror
+        rollout.target,
+        arms=tuple(arms),
+        split_id=rollout.id,
+        needs_assignments=needs_assignments(rollout.state.settings),
+        sticky=sticky,
+        mirror=mirror,
     )
 
 

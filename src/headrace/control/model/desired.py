@@ -157,6 +157,8 @@ class DesiredEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     mirror: MirrorTarget | None = None
     split_id: str = ""
     """The rollout or experiment that the split belongs to; its requests are then counted by arm."""
+    needs_assignments: bool = False
+    """Whether the arm of each request of the split is stored for later feedback."""
     rollout: RolloutSpec | None = None
     """Rollout plan for a new version."""
     autoscale: AutoscaleSpec | None = None

@@ -224,7 +224,12 @@ def route_of(view: RoutedEndpoint) -> EndpointRoute:
     if scale is not None and scale.min_replicas == 0 and not answers:
         return replace(common, arms=arms, held=True, hold_s=scale.hold_s, max_held=scale.max_held)
     return replace(
-        common, arms=arms, sticky=split.sticky, mirror=split.mirror, split_id=split.split_id
+        common,
+        arms=arms,
+        sticky=split.sticky,
+        mirror=split.mirror,
+        split_id=split.split_id,
+        needs_assignments=split.needs_assignments,
     )
 
 

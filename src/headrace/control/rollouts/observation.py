@@ -25,10 +25,10 @@ from headrace.control.rollouts.evidence import (
 )
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.rollout import (
-    AbSpec,
     DisagreementSpec,
     ShadowSpec,
     compares_answers,
+    needs_assignments,
 )
 from headrace.gateway import ArmStatistics, EndpointRoute, RoutedRequest, arm_of
 from headrace.rollout.crashes import ReplicaDeaths
@@ -353,8 +353,7 @@ class LiveRollout:
     @property
     def needs_assignments(self) -> bool:
         """Whether the arm of each request is stored for later feedback."""
-        settings = self.record.state.settings
-        return settings.metrics.reward is not None or isinstance(settings, AbSpec)
+        return needs_assignments(self.record.state.settings)
 
     @property
     def logs_arms(self) -> bool:

@@ -306,6 +306,11 @@ def compares_answers(rollout: RolloutSpec) -> bool:
     return isinstance(rollout, ShadowSpec) and not rollout.counts_copies
 
 
+def needs_assignments(rollout: RolloutSpec) -> bool:
+    """Whether the arm of each request is stored for later feedback."""
+    return rollout.metrics.reward is not None or isinstance(rollout, AbSpec)
+
+
 def judged_by(rollout: RolloutSpec, slo: SloSpec | None, *, generates: bool = False) -> RolloutSpec:
     """Return `rollout` with its strategy's metric, and the endpoint's slo as thresholds.
 
