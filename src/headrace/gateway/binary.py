@@ -155,19 +155,12 @@ def arguments(settings: EnvoySettings, envoy: Path, config: Path, cores: int) ->
         # By default Envoy ignores unknown fields in a file.
         "--reject-unknown-dynamic-fields",
         *("--log-level", settings.log_level),
-        *_quiet(settings),
+        # Envoy warns at each start: a required field of the statistics logger is deprecated.
+        *(("--component-log-level", "misc:error") if settings.log_level == "warning" else ()),
         *("--log-format", log_pattern(settings.log_format)),
         *("--file-flush-interval-msec", str(_ACCESS_LOG_FLUSH_MS)),
         *("--drain-time-s", str(_LISTENER_DRAIN_S)),
     )
-
-
-def _quiet(settings: EnvoySettings) -> tuple[str, ...]:
-    """Return the option that silences a component which warns at each start.
-
-    Envoy calls a required field of the statistics logger deprecated.
-    """
-    return ("--component-log-level", "misc:error") if settings.log_level == "warning" else ()
 
 
 def _from_wheel() -> Path:

@@ -292,7 +292,10 @@ def _connection_manager(
         "stat_prefix": STAT_PREFIX,
         "codec_type": "AUTO",
         **routes,
-        **_path_rules(),
+        # `/v2/health/../models/m` is normalized before routing, or refused.
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
         **_request_id(),
         **tracing(settings.tracing),
         "early_header_mutation_extensions": early_mutations(),
@@ -321,15 +324,6 @@ def _connection_manager(
             "headers_with_underscores_action": "ALLOW",
         },
         "http2_protocol_options": _http2(settings),
-    }
-
-
-def _path_rules() -> Resource:
-    """Return path rules: `/v2/health/../models/m` is normalized before routing, or refused."""
-    return {
-        "normalize_path": True,
-        "merge_slashes": True,
-        "path_with_escaped_slashes_action": "REJECT_REQUEST",
     }
 
 

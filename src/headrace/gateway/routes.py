@@ -165,7 +165,9 @@ def server_routes(
     """Return the routes that concern no single endpoint."""
     from headrace.protocol import pages  # noqa: PLC0415  # loads the codecs
 
-    servers = _servers(endpoints)
+    servers = _reply(503, "no endpoint has a ready replica")
+    if all_replicas(endpoints):
+        servers = without_credentials(_forward({"cluster": REPLICAS}))
     control = _forward({"cluster": CONTROL})
     statistics = servers if settings.control_address is None else control
     reads_units = any(e.sticky is not None and not e.sticky.header for e in endpoints)
@@ -615,12 +617,6 @@ def _reflection_route(guard: AuthFilters) -> Resource:
         **_grpc_version(_forward({"cluster": CONTROL})),
     }
     return _authenticated(with_filters(route, BRIDGING), guard.server())
-
-
-def _servers(endpoints: Sequence[EndpointRoute]) -> Resource:
-    if all_replicas(endpoints):
-        return without_credentials(_forward({"cluster": REPLICAS}))
-    return _reply(503, "no endpoint has a ready replica")
 
 
 def _to_version(

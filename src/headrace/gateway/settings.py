@@ -174,7 +174,9 @@ class EndpointRoute:
         if self.mirror is not None:
             _check_between("mirrored percent", self.mirror.percent, 0, _ALL)
         _check_sticky(self.name, self.sticky)
-        _check_split_id(self.name, self.split_id)
+        if self.split_id and _SPLIT_ID.fullmatch(self.split_id) is None:
+            msg = f"split_id {self.split_id!r} of endpoint '{self.name}' does not match "
+            raise InvalidArgumentError(msg + _SPLIT_ID.pattern)
         keys = [arm.key for arm in self.arms]
         if len(set(keys)) != len(keys):
             msg = f"endpoint '{self.name}' lists a version twice: {', '.join(keys)}"
@@ -512,12 +514,6 @@ def _check_sticky(endpoint: str, sticky: StickySpec | None) -> None:
         if name and pattern.fullmatch(name) is None:
             msg = f"endpoint '{endpoint}' is sticky by {name!r}, which is not a valid name"
             raise InvalidArgumentError(msg)
-
-
-def _check_split_id(endpoint: str, split_id: str) -> None:
-    if split_id and _SPLIT_ID.fullmatch(split_id) is None:
-        msg = f"split_id {split_id!r} of endpoint '{endpoint}' does not match {_SPLIT_ID.pattern}"
-        raise InvalidArgumentError(msg)
 
 
 def _check_between(name: str, value: float, low: float, high: float) -> None:

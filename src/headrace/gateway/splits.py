@@ -169,9 +169,12 @@ def _to_arm(action: Resource, arm: RevisionTarget, protocol: CallProtocol) -> Re
     """Return `action`, or a split's cluster, with the settings of the path to `arm`.
 
     Upstreams' clusters remove API keys themselves: another `authorization` may be meant for them.
+    gRPC servers get gRPC unchanged.
     """
-    action = _with_headers(with_filters(action, _filters(arm, protocol)), _named(arm))
-    return action if arm.upstream is not None else without_credentials(action)
+    action = _with_headers(action, _named(arm))
+    if arm.upstream is None:
+        return without_credentials(action)
+    return with_filters(action, BRIDGED_ELSEWHERE) if protocol is CallProtocol.GRPC else action
 
 
 def _hash_policy(endpoint: EndpointRoute, sticky: StickySpec) -> Resource:
@@ -245,8 +248,3 @@ def _mirrored(
         ],
     }
     return {**action, "route": {**route, "request_mirror_policies": [policy]}}
-
-
-def _filters(arm: RevisionTarget, protocol: CallProtocol) -> Resource:
-    """Return the filters on the path to an arm: a gRPC server gets gRPC unchanged."""
-    return BRIDGED_ELSEWHERE if protocol is CallProtocol.GRPC and arm.upstream is not None else {}

@@ -194,7 +194,10 @@ class GrpcInferCodec:
                 refuse_shared_memory(item.parameters)
             if is_raw:
                 if item.HasField("contents") and item.contents.ByteSize():
-                    raise self._mixed(name)
+                    raise InvalidArgumentError(
+                        "contents field must not be specified when using raw_input_contents for "
+                        f"'{name}' for model '{self._model}'"
+                    )
                 raw = raws[index]
                 inputs[name] = tensor.from_raw(plan, raw, 0, len(raw))
             else:
@@ -222,12 +225,6 @@ class GrpcInferCodec:
         values = getattr(contents, field)
         tensor.check_count(plan, len(values))
         return tensor.from_typed(plan, list(values))
-
-    def _mixed(self, name: str) -> InvalidArgumentError:
-        return InvalidArgumentError(
-            "contents field must not be specified when using raw_input_contents for "
-            f"'{name}' for model '{self._model}'"
-        )
 
     def _decode_outputs(self, outputs: Any) -> tuple[RequestedOutput, ...]:  # noqa: ANN401  # as above
         requested = tuple(requested_output(o.name, parameter_values(o.parameters)) for o in outputs)

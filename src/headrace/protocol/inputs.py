@@ -124,7 +124,10 @@ class InputTensor:
     def check_count(self, plan: ShapePlan, actual: int) -> None:
         """Raise InvalidArgumentError unless `got` is the number of elements in `plan`."""
         if actual != plan.elements:
-            raise self._wrong_count(plan, actual)
+            raise InvalidArgumentError(
+                f"unexpected number of elements for input '{self.name}': "
+                f"shape {short_shape(plan.shape)} has {plan.elements}, got {actual}"
+            )
 
     def from_values(self, plan: ShapePlan, data: list[Any]) -> Array:
         """Return the array of JSON values, flat or nested by shape, each value validated."""
@@ -176,8 +179,9 @@ class InputTensor:
         if not size:
             return np.empty(plan.shape, self.dtype)
         array: Array = np.ndarray(plan.shape, self.dtype, body, offset)
-        if datatype == Datatype.BOOL:
-            self._check_bools(array)
+        if datatype == Datatype.BOOL and array.view(np.uint8).max() > 1:
+            msg = f"input '{self.name}' has a BOOL element whose byte is neither 0 nor 1"
+            raise InvalidArgumentError(msg)
         return array if array.flags.aligned else array.copy()
 
     def from_raw_body(self, plan: ShapePlan, body: Body) -> Array:
@@ -242,17 +246,6 @@ class InputTensor:
                     f"for '{self._model}', got {rows}"
                 )
                 raise InvalidArgumentError(msg)
-
-    def _check_bools(self, array: Array) -> None:
-        if array.view(np.uint8).max() > 1:
-            msg = f"input '{self.name}' has a BOOL element whose byte is neither 0 nor 1"
-            raise InvalidArgumentError(msg)
-
-    def _wrong_count(self, plan: ShapePlan, actual: int) -> InvalidArgumentError:
-        return InvalidArgumentError(
-            f"unexpected number of elements for input '{self.name}': "
-            f"shape {short_shape(plan.shape)} has {plan.elements}, got {actual}"
-        )
 
 
 class ModelInputs:

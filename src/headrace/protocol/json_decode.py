@@ -288,10 +288,16 @@ class InferDecoder:
                 inputs[name] = tensor.from_raw(plan, body, position, size)
                 position += size
             else:
-                raise self._too_short(name, size, end - position)
+                raise InvalidArgumentError(
+                    f"unexpected end of binary data: input '{name}' of model '{self._model}' needs "
+                    f"{size} bytes, {end - position} are left"
+                )
             rows = _joint_rows(rows, plan)
         if position != end:
-            raise self._surplus(end - position)
+            raise InvalidArgumentError(
+                f"unexpected additional input data for model '{self._model}': {end - position} "
+                "bytes after the last tensor"
+            )
         return self._fit(message, inputs, rows)
 
     def _request_of_large(self, message: InferMessage, arrays: list[Any]) -> InferRequest | None:
@@ -339,18 +345,6 @@ class InferDecoder:
             priority=options.priority,
             timeout_s=options.timeout_s,
             parameters=options.others,
-        )
-
-    def _too_short(self, name: str, size: int, left: int) -> InvalidArgumentError:
-        return InvalidArgumentError(
-            f"unexpected end of binary data: input '{name}' of model '{self._model}' needs {size} "
-            f"bytes, {left} are left"
-        )
-
-    def _surplus(self, left: int) -> InvalidArgumentError:
-        return InvalidArgumentError(
-            f"unexpected additional input data for model '{self._model}': {left} bytes after the "
-            "last tensor"
         )
 
     def _outputs(self, message: InferMessage) -> tuple[RequestedOutput, ...]:

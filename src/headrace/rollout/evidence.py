@@ -18,7 +18,6 @@ from headrace.core.spec.rollout import (
     CanarySpec,
     ErrorsSpec,
     LatencySpec,
-    MetricsSpec,
     RejectionsSpec,
     RolloutSpec,
     ShadowSpec,
@@ -494,17 +493,16 @@ class RolloutEvidenceState:
 
 def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the metrics that a strategy can judge, and reasons for the other requested ones."""
-    requested = _requested_metrics(settings.metrics)
-    if isinstance(settings, BlueGreenSpec | ShadowSpec):
-        requested = [
-            metric for metric in requested if metric != "crashes"
-        ]  # the two arms share no requests
+    metrics = settings.metrics
+    requested = [name for name in metrics.__struct_fields__ if getattr(metrics, name) is not None]
+    if isinstance(settings, BlueGreenSpec | ShadowSpec):  # the two arms share no requests
+        requested = [metric for metric in requested if metric != "crashes"]
     left_out: dict[str, str] = {}
     if isinstance(settings, BlueGreenSpec):
         reason = (
             "before and after a switch there is only one version to count, and no threshold is set"
         )
-        errors, latency = settings.metrics.errors, settings.metrics.latency
+        errors, latency = metrics.errors, metrics.latency
         fixed = {
             "errors": errors is not None and errors.max_ratio is not None,
             "latency": latency is not None and latency.max_s is not None,
@@ -517,10 +515,6 @@ def metrics_in_use(settings: RolloutSpec) -> tuple[tuple[str, ...], dict[str, st
         )
         left_out = {m: reason for m in requested if m not in {"errors", "disagreement"}}
     return tuple(metric for metric in requested if metric not in left_out), left_out
-
-
-def _requested_metrics(metrics: MetricsSpec) -> list[str]:
-    return [name for name in metrics.__struct_fields__ if getattr(metrics, name) is not None]
 
 
 def _overall_outcome(metrics: list[MetricVerdict]) -> Outcome:

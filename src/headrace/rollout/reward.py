@@ -45,7 +45,8 @@ class RewardDifference(msgspec.Struct):
             return None
         # Variance of one unit's part in the difference, as if each arm had its share.
         spread = units * sum(
-            max(_variance(arm), pooled) / arm.units for arm in (self.baseline, self.candidate)
+            max(arm.squares / (arm.units - 1), pooled) / arm.units
+            for arm in (self.baseline, self.candidate)
         )
         below, above = (
             math.sqrt(spread) * boundary(units, level, tuned_for=tuned_for)
@@ -80,7 +81,3 @@ def boundary(units: int, level: float, *, tuned_for: int) -> float:
     return math.sqrt(
         2.0 * variance_sum / (units**2 * rho2) * math.log1p(math.sqrt(variance_sum) / (2.0 * level))
     )
-
-
-def _variance(sums: RewardSums) -> float:
-    return sums.squares / (sums.units - 1)

@@ -34,18 +34,13 @@ CHECKS: Final = tuple(
 
 def check_table() -> str:
     """Return the checks as a Markdown table."""
-    rows = [
-        f"| `{check.id}` | {check.severity} | {check.title} | {check.why} | {_fix(check)} |"
-        for check in CHECKS
-    ]
+    rows = []
+    for check in CHECKS:
+        # Text to paste has no period.
+        fix = check.fix if check.fix.endswith(".") else f"`{check.fix}`"
+        rows.append(f"| `{check.id}` | {check.severity} | {check.title} | {check.why} | {fix} |")
     head = [
         "| id | severity | finding | risk | fix |",
         "|---|---|---|---|---|",
     ]
     return "\n".join([*head, *rows])
-
-
-def _fix(check: AuditCheck) -> str:
-    """Return the fix; text to paste (without a period) is formatted as code."""
-    is_code = not check.fix.endswith(".")
-    return f"`{check.fix}`" if is_code else check.fix

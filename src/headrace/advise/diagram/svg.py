@@ -285,7 +285,10 @@ def _lines(picture: Picture, prefix: str) -> Iterator[str]:
     )
     yield '<rect class="paper" width="100%" height="100%"/>'
     for line in drawing.lines:
-        yield _path(line, prefix)
+        yield (
+            f'<path class="{"line dashed" if line.dashed else "line"}" d="{_path_data(line)}" '
+            f'stroke-width="{line.stroke:.2f}" marker-end="url(#{prefix}-arrow)"/>'
+        )
     for box in drawing.boxes:
         yield from _box(box)
     for line in drawing.lines:
@@ -293,14 +296,6 @@ def _lines(picture: Picture, prefix: str) -> Iterator[str]:
             x, y = line.middle
             yield f'<text class="label" x="{x:.1f}" y="{y + 4:.1f}">{escape(line.label)}</text>'
     yield "</svg>"
-
-
-def _path(line: DiagramArrow, prefix: str) -> str:
-    style = "line dashed" if line.dashed else "line"
-    return (
-        f'<path class="{style}" d="{_path_data(line)}" stroke-width="{line.stroke:.2f}" '
-        f'marker-end="url(#{prefix}-arrow)"/>'
-    )
 
 
 def _path_data(line: DiagramArrow) -> str:

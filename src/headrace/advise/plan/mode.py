@@ -289,7 +289,8 @@ def _deadline_s(needs: Needs) -> float | None:
 def _notes(needs: Needs, options: tuple[ModeOption, ...], fitting: list[ModeOption]) -> list[str]:
     notes = []
     if not fitting:
-        notes.append("no mode meets all requirements; " + _missing_text(options))
+        missing = "; ".join(f"{o.mode}: {o.why[-1]}" for o in options if not o.fits)
+        notes.append(f"no mode meets all requirements; {missing}")
     elif len(fitting) > 1:
         first, second = fitting[:2]
         if second.cost_per_month > 0:
@@ -303,7 +304,3 @@ def _notes(needs: Needs, options: tuple[ModeOption, ...], fitting: list[ModeOpti
     if any(option.mode is InferenceMode.STREAMING for option in fitting):
         notes.append("the cost of a broker is not included")
     return notes
-
-
-def _missing_text(options: tuple[ModeOption, ...]) -> str:
-    return "; ".join(f"{option.mode}: {option.why[-1]}" for option in options if not option.fits)

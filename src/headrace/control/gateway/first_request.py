@@ -140,15 +140,10 @@ async def _ask(
         )
         if answer.status != _INTERNAL or not signature.has_variable_size:
             break
-    return answer, _is_answer(answer.status)
-
-
-def _is_answer(status: int) -> bool:
-    """Whether the model itself answered; it may reject synthetic values, or fail on them.
-
-    Its metadata was available, so a 404 here refers to a synthetic entity.
-    """
-    return status in _OK or status in {_BAD_REQUEST, _NOT_FOUND, _INTERNAL}
+    # The model may reject synthetic values, or fail on them. Its metadata was available, so a 404
+    # here refers to a synthetic entity.
+    is_answer = answer.status in {*_OK, _BAD_REQUEST, _NOT_FOUND, _INTERNAL}
+    return answer, is_answer
 
 
 def _judge(

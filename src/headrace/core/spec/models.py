@@ -398,7 +398,8 @@ def _alias_disagreements(endpoints: list[object]) -> list[SpecMistake]:
 def _endpoint_disagreements(endpoint: Mapping[Any, Any], path: str) -> list[SpecMistake]:
     sources = [key for key in _SOURCES if endpoint.get(key) is not None]
     if len(sources) > 1:
-        message = f"{_quoted(sources)} exclude each other; keep one"
+        quoted = " and ".join(f"'{name}'" for name in sources)
+        message = f"{quoted} exclude each other; keep one"
         return [SpecMistake(place=f"{path}.{sources[-1]}", message=message)]
     if not sources:
         message = (
@@ -475,10 +476,6 @@ _OWN_MODELS_ONLY: Final = {
     "versions": "cannot be combined with 'versions'; set it for each version",
     "upstream": "cannot be combined with 'upstream': Headrace does not run an external server",
 }
-
-
-def _quoted(names: list[str]) -> str:
-    return " and ".join(f"'{name}'" for name in names)
 
 
 def _split_disagreements(versions: list[object], path: str) -> list[SpecMistake]:
