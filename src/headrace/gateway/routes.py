@@ -74,6 +74,7 @@ OPENAI_PATHS: Final = (
 BULK_PATHS: Final = "/v1/(files|batches)(/[^?]*)?"
 """Regular expression of the paths of files and batches."""
 _OPENAI_PATH: Final[Resource] = {"safe_regex": {"regex": OPENAI_PATHS}}
+_GRPC_CALL: Final[Resource] = {"prefix": "/", "grpc": {}}
 _INVOCATIONS: Final = "/invocations"
 """MLflow's and SageMaker's path of predictions; `/ping` is their readiness."""
 _SEVERAL: Final = "name the endpoint: POST /endpoints/NAME/invocations"
@@ -178,7 +179,7 @@ def server_routes(
         **_reply(404, pages.NOT_FOUND),
     }
     plain: Resource = {**last, "match": {"prefix": "/endpoints/"}}
-    service: Resource = {"name": "unknown-service", "match": {"prefix": "/", "grpc": {}}}
+    service: Resource = {"name": "unknown-service", "match": _GRPC_CALL}
     near: Iterable[Resource] = (
         {**last, "match": {"safe_regex": {"regex": pattern}}, **_reply(404, text)}
         for pattern, text in pages.NOT_FOUND_NEAR
@@ -260,7 +261,11 @@ def endpoint_routes(
                 *_http_routes(settings, guard, endpoint),
             ),
         ),
-        grpc=_finished_routes(limiting, endpoint, _grpc_routes(settings, guard, endpoint)),
+        grpc=_finished_routes(
+            limiting,
+            endpoint,
+            _named_routes(settings, guard, endpoint, _GRPC_CALL, CallProtocol.GRPC),
+        ),
         plain=_finished_routes(limiting, endpoint, plain),
     )
 
@@ -330,7 +335,6 @@ def _openai_routes(
     """Yield the routes of the model, and of requests whose body named it."""
     from headrace.protocol.pages import openai_model  # noqa: PLC0415  # as above
 
-    match: Resource
     names = [alias.name for alias in endpoint.aliases]
     if not any(supports_protocol(arm, CallProtocol.V1) for arm in endpoint.arms):
         names.insert(0, endpoint.name)
@@ -339,19 +343,28 @@ def _openai_routes(
         for route in _document(endpoint.name, {"path": f"/v1/models/{name}"}, text):
             yield _authenticated(route, guard.endpoint(endpoint))
     buffer: Resource = {"request_body_buffer_limit": settings.max_body_bytes}
+    for route in _named_routes(settings, guard, endpoint, _OPENAI_PATH, CallProtocol.OPENAI):
+        yield with_filters({**route, **buffer}, OPENAI_MEASURING)
+
+
+def _named_routes(
+    settings: EnvoySettings,
+    guard: AuthFilters,
+    endpoint: EndpointRoute,
+    match: Resource,
+    protocol: CallProtocol,
+) -> Iterator[Resource]:
+    """Yield the routes of requests whose message or body named the model."""
     targets = [(cluster_name(endpoint.name, arm.key), arm) for arm in _versions(endpoint)]
-    if endpoint.shadow is not None and endpoint.counts_copies:
+    if protocol is CallProtocol.OPENAI and endpoint.shadow is not None and endpoint.counts_copies:
         targets.append((shadow_route(endpoint.name), endpoint.shadow))
     for name, arm in targets:
-        match = {**_OPENAI_PATH, "headers": [_header_is(MODEL_HEADER, name)]}
-        route = _to_version(settings, endpoint, arm, match, protocol=CallProtocol.OPENAI)
-        filters = guard.grpc_endpoint(endpoint, arm.version)
-        route = _authenticated({**route, **buffer, "name": name}, filters)
-        yield with_filters(route, OPENAI_MEASURING)
-    match = {**_OPENAI_PATH, "headers": [_header_is(MODEL_HEADER, endpoint.name)]}
-    for route in _to_split(settings, endpoint, match, protocol=CallProtocol.OPENAI):
-        filters = guard.grpc_endpoint(endpoint)
-        yield with_filters(_authenticated({**route, **buffer}, filters), OPENAI_MEASURING)
+        named = {**match, "headers": [_header_is(MODEL_HEADER, name)]}
+        route = _to_version(settings, endpoint, arm, named, protocol=protocol)
+        yield _authenticated({**route, "name": name}, guard.grpc_endpoint(endpoint, arm.version))
+    unversioned = {**match, "headers": [_header_is(MODEL_HEADER, endpoint.name)]}
+    for route in _to_split(settings, endpoint, unversioned, protocol=protocol):
+        yield _authenticated(route, guard.grpc_endpoint(endpoint))
 
 
 def _openai_server_routes(
@@ -400,18 +413,6 @@ def _bulk_route(guard: AuthFilters) -> Resource:
     return _authenticated(route, guard.some())
 
 
-def _grpc_routes(
-    settings: EnvoySettings, guard: AuthFilters, endpoint: EndpointRoute
-) -> Iterator[Resource]:
-    for arm in _versions(endpoint):
-        match = _grpc_match(_header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}"))
-        route = _to_version(settings, endpoint, arm, match, protocol=CallProtocol.GRPC)
-        yield _authenticated(route, guard.grpc_endpoint(endpoint, arm.version))
-    unversioned = _grpc_match(_header_is(MODEL_HEADER, endpoint.name))
-    for route in _to_split(settings, endpoint, unversioned, protocol=CallProtocol.GRPC):
-        yield _authenticated(route, guard.grpc_endpoint(endpoint))
-
-
 def _plain_routes(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
     """Yield routes of `/endpoints/NAME/...` to the upstream, with this prefix removed."""
     match: Resource = {"prefix": f"/endpoints/{endpoint.name}/"}
@@ -455,7 +456,7 @@ def _unknown_models(guard: AuthFilters, servers: Resource) -> Iterator[Resource]
     yield _authenticated(not_ready, guard.grpc_unknown())
     unknown: Resource = {
         "name": "unknown-model",
-        "match": _grpc_match(_header_is_set(MODEL_HEADER)),
+        "match": {**_GRPC_CALL, "headers": [_header_is_set(MODEL_HEADER)]},
         **_refuse_model(),
     }
     yield _authenticated(unknown, guard.grpc_unknown())
@@ -819,10 +820,6 @@ def _reply(status: int, text: str) -> Resource:
 
 def _refuse_model() -> Resource:
     return {**_reply(404, ""), "typed_per_filter_config": REFUSING}
-
-
-def _grpc_match(*headers: Resource) -> Resource:
-    return {"prefix": "/", "grpc": {}, "headers": headers}
 
 
 def _rpc_match(rpc: str) -> Resource:
