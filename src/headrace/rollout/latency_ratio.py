@@ -43,7 +43,7 @@ from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
 from headrace.rollout.change_detector import ChangeDetector
 from headrace.rollout.rate_difference import RateDifferences
-from headrace.rollout.readings import ONE_SECOND, LatencyCounts, When
+from headrace.rollout.readings import ONE_SECOND, Buckets, When
 
 _Arm: TypeAlias = tuple[Array, Array]
 
@@ -106,11 +106,10 @@ class LatencyBuckets(msgspec.Struct):
         return cls(np.zeros(0), np.zeros(0), np.zeros(0))
 
     @classmethod
-    def of(cls, latency: LatencyCounts) -> "LatencyBuckets":
+    def of(cls, latency: Buckets) -> "LatencyBuckets":
         """Return the buckets of one reading."""
-        lower = np.asarray(latency.lower_s, float)
-        upper = lower + np.asarray(latency.width_s, float)
-        return cls(lower, upper, np.asarray(latency.counts, float))
+        edges = np.array(list(latency), float).reshape(-1, 2)
+        return cls(edges[:, 0], edges.sum(axis=1), np.array(list(latency.values()), float))
 
     @property
     def total(self) -> float:
@@ -311,8 +310,8 @@ class LatencyRatios(msgspec.Struct):
     def add(
         self,
         share: float,
-        baseline: LatencyCounts,
-        candidate: LatencyCounts,
+        baseline: Buckets,
+        candidate: Buckets,
         when: When = ONE_SECOND,
     ) -> None:
         """Count one interval."""

@@ -1,20 +1,13 @@
 """Counts of one interval between two readings of the gateway and the replicas."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
-
-class LatencyCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Number of requests that took more than `lower_s[i]`, up to `lower_s[i] + width_s[i]`.
-
-    Ascending, without empty buckets, in seconds. The gateway's buckets have two significant digits.
-    """
-
-    lower_s: tuple[float, ...] = ()
-    width_s: tuple[float, ...] = ()
-    counts: tuple[int, ...] = ()
+Buckets: TypeAlias = Mapping[tuple[float, float], int]
+"""Requests by lower edge (exclusive) and width of their bucket, ascending and in seconds. The
+gateway's buckets have two significant digits."""
 
 
 class ArmCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,12 +19,12 @@ class ArmCounts(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     errors: int = 0
     rejections: int = 0
-    latency: LatencyCounts = LatencyCounts()
+    latency: Buckets = {}
     classes: Mapping[str, int] = {}
     """Responses by predicted class."""
     scores: Mapping[float, int] = {}
     """Responses by the upper edge of their score's bucket; a response has a class or a score."""
-    per_token: LatencyCounts = LatencyCounts()
+    per_token: Buckets = {}
     """Streamed responses by the mean time of their output tokens after the first."""
     output_tokens: Mapping[int, int] = {}
     """Responses by their number of output tokens, of which two digits are significant."""

@@ -3,7 +3,8 @@ from typing import Final
 
 from headrace.control.rollouts.evidence import IntervalCounter, Predictions, RolloutReading, Split
 from headrace.gateway import ArmStatistics
-from headrace.rollout.readings import LatencyCounts, PairCounts
+from headrace.rollout.readings import PairCounts
+from tests.unit.rollout.readings import in_buckets
 
 FAST, SLOW = (0.001, 0.0001), (0.5, 0.01)
 
@@ -58,7 +59,7 @@ def test_an_interval_adds_what_the_totals_grew_by() -> None:
     assert found.share == 0.1
     assert (found.candidate.requests, found.candidate.errors) == (10, 2)
     assert found.baseline.requests == 90
-    assert found.candidate.latency == LatencyCounts(
+    assert found.candidate.latency == in_buckets(
         lower_s=(0.001, 0.5), width_s=(0.0001, 0.01), counts=(9, 1)
     )
 
@@ -76,7 +77,7 @@ def test_an_interval_adds_the_tokens_of_each_version() -> None:
     found = counter.read(reading(1.0, candidate=after, baseline=total(990)))
 
     assert found is not None
-    assert found.candidate.per_token == LatencyCounts(
+    assert found.candidate.per_token == in_buckets(
         lower_s=(0.02, 0.03), width_s=(0.001, 0.001), counts=(1, 2)
     )
     assert found.candidate.output_tokens == {110: 3}
@@ -140,7 +141,7 @@ def test_what_fails_when_an_arm_dies_counts_once_by_the_split_until_then() -> No
     assert (died.candidate.requests, died.candidate.errors) == (10, 4)
     # 30 of the baseline's 120 requests were the dead arm's share.
     assert (died.baseline.requests, died.baseline.errors) == (90, 9)
-    assert died.candidate.latency == died.baseline.latency == LatencyCounts()
+    assert died.candidate.latency == died.baseline.latency == {}
     assert later is None
     assert back is None
     assert counter.share == 0.1
@@ -215,10 +216,10 @@ def test_in_the_warm_up_only_how_requests_ended_counts() -> None:
     warm = counter.read(reading(3.0, candidate=total(90, 2)))
 
     assert early[0] is None
-    assert all(found.candidate.latency == LatencyCounts() for found in early[1:] if found)
+    assert all(found.candidate.latency == {} for found in early[1:] if found)
     assert [found.candidate.errors for found in early[1:] if found] == [1, 1]
     assert warm is not None
-    assert sum(warm.candidate.latency.counts) == 70
+    assert sum(warm.candidate.latency.values()) == 70
     assert counter.samples == 0  # the baseline got none
 
 

@@ -1,18 +1,25 @@
 """Made-up readings: a version's second, with exact or drawn numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts
+from headrace.rollout.readings import ArmCounts, Buckets, Increment
 
 
-def two_digits(latencies: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> LatencyCounts:
+def in_buckets(
+    *, lower_s: Sequence[float], width_s: Sequence[float], counts: Sequence[int]
+) -> Buckets:
+    """Requests of buckets with these edges and widths."""
+    return dict(zip(zip(lower_s, width_s, strict=True), counts, strict=True))
+
+
+def two_digits(latencies: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> Buckets:
     """Latencies in buckets of two significant digits, as the gateway has them."""
     unit = 10.0 ** (np.floor(np.log10(latencies)) - 1.0)
     lower = np.round(np.floor(latencies / unit) * unit, 9)
     keys, first, counts = np.unique(lower, return_index=True, return_counts=True)
-    return LatencyCounts(
+    return in_buckets(
         lower_s=tuple(keys.tolist()),
         width_s=tuple(unit[first].tolist()),
         counts=tuple(counts.tolist()),

@@ -29,12 +29,11 @@ from headrace.rollout.outcomes import Names, Outcome, RolloutVerdict
 from headrace.rollout.readings import (
     ArmCounts,
     Increment,
-    LatencyCounts,
     PairCounts,
     RewardSums,
     UnitTally,
 )
-from tests.unit.rollout.readings import seconds
+from tests.unit.rollout.readings import in_buckets, seconds
 
 NAMES = Names("version 1", "version 2")
 LATENCY_ONLY = MetricsSpec(errors=None, rejections=None, predictions=None)
@@ -80,7 +79,7 @@ def streams(times_slower: float = 1.0, times_longer: float = 1.0) -> Iterator[In
         lower_s = tuple(slower * ms / 1000 for ms in range(20, 25))
         return ArmCounts(
             requests=10,
-            per_token=LatencyCounts(lower_s=lower_s, width_s=(0.001,) * 5, counts=(2,) * 5),
+            per_token=in_buckets(lower_s=lower_s, width_s=(0.001,) * 5, counts=(2,) * 5),
             output_tokens={round(longer * tokens): 2 for tokens in (24, 31, 38, 45, 52)},
         )
 
@@ -641,14 +640,14 @@ ARMS = st.builds(
         requests=requests,
         errors=errors,
         rejections=rejections,
-        latency=LatencyCounts(
+        latency=in_buckets(
             lower_s=tuple(sorted(dict(buckets))),
             width_s=tuple(0.001 for _ in dict(buckets)),
             counts=tuple(count for _, count in sorted(dict(buckets).items())),
         ),
         classes=classes,
         scores=scores,
-        per_token=LatencyCounts(lower_s=(0.02,), width_s=(0.001,), counts=(requests,)),
+        per_token=in_buckets(lower_s=(0.02,), width_s=(0.001,), counts=(requests,)),
         output_tokens={errors: requests, 24: rejections},
     ),
     COUNTS,
@@ -787,7 +786,7 @@ def test_an_outage_of_both_versions_rolls_nothing_back() -> None:
 
 
 def test_a_latency_without_a_bound_says_so() -> None:
-    latency = LatencyCounts(lower_s=(0.0,), width_s=(0.001,), counts=(10,))
+    latency = in_buckets(lower_s=(0.0,), width_s=(0.001,), counts=(10,))
     arm = ArmCounts(requests=10, latency=latency)
     increment = Increment(at=1.0, duration_s=1.0, share=0.5, baseline=arm, candidate=arm)
 
@@ -874,7 +873,7 @@ def test_sticky_callers_need_not_send_their_share_of_the_requests() -> None:
 
 def test_a_version_whose_tail_hides_that_it_is_slower_is_told_by_its_median() -> None:
     def timed(lower_s: float) -> ArmCounts:
-        latency = LatencyCounts(lower_s=(lower_s, 1.0), width_s=(0.001, 0.1), counts=(97, 3))
+        latency = in_buckets(lower_s=(lower_s, 1.0), width_s=(0.001, 0.1), counts=(97, 3))
         return ArmCounts(requests=100, latency=latency)
 
     increment = Increment(
@@ -889,7 +888,7 @@ def test_a_version_whose_tail_hides_that_it_is_slower_is_told_by_its_median() ->
 
 def test_at_a_cliff_the_shares_beyond_it_are_compared() -> None:
     def timed(fast: int, slow: int) -> ArmCounts:
-        latency = LatencyCounts(lower_s=(0.01, 0.1), width_s=(0.001, 0.01), counts=(fast, slow))
+        latency = in_buckets(lower_s=(0.01, 0.1), width_s=(0.001, 0.01), counts=(fast, slow))
         return ArmCounts(requests=fast + slow, latency=latency)
 
     settings = CanarySpec(metrics=LATENCY_ONLY)

@@ -22,8 +22,9 @@ from headrace.rollout.moves import reasons_for
 from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, RolloutVerdict, points
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
-from headrace.rollout.readings import LatencyCounts, RewardSums
+from headrace.rollout.readings import RewardSums
 from headrace.rollout.reward import RewardDifference
+from tests.unit.rollout.readings import in_buckets
 
 NAMES: Final = Names(baseline="version 1", candidate="version 2")
 BUDGET: Final = judge_fixed.Budget(back=0.01, on=0.05)
@@ -98,7 +99,7 @@ def test_an_arm_without_requests_is_named_and_has_no_numbers(
 def test_a_ratio_of_quantiles() -> None:
     ratios = LatencyRatios.start(0.9, LatencyMargin(1.5, 0.0))
     for _ in range(40):
-        same = LatencyCounts(
+        same = in_buckets(
             lower_s=(0.010, 0.020, 0.10), width_s=(0.001, 0.001, 0.01), counts=(80, 10, 10)
         )
         ratios.add(0.5, same, same)
@@ -199,7 +200,7 @@ def test_a_rate_of_its_own_that_has_no_trials_waits() -> None:
 
 def test_seconds_that_are_too_many() -> None:
     ratios, slow = LatencyRatios.start(0.9, LatencyMargin()), Rate()
-    late = LatencyCounts(lower_s=(0.5,), width_s=(0.01,), counts=(400,))
+    late = in_buckets(lower_s=(0.5,), width_s=(0.01,), counts=(400,))
     ratios.add(0.5, late, late)
     slow.add(400, 400)
 

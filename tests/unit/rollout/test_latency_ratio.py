@@ -12,8 +12,7 @@ from headrace.rollout.latency_ratio import (
     threshold_well_below,
     thresholds_near,
 )
-from headrace.rollout.readings import LatencyCounts
-from tests.unit.rollout.readings import two_digits
+from tests.unit.rollout.readings import in_buckets, two_digits
 
 REACH = LatencyMargin(1.25, 0.001)
 LATENCIES = st.lists(st.floats(0.0011, 9.9), min_size=1, max_size=60)
@@ -97,7 +96,7 @@ def test_a_millisecond_more_is_tolerated_whatever_the_factor() -> None:
 
 def test_nothing_is_tested_before_the_baselines_quantile_has_a_name() -> None:
     ratios = LatencyRatios.start(0.99, REACH)
-    few = LatencyCounts(lower_s=(0.01,), width_s=(0.001,), counts=(90,))
+    few = in_buckets(lower_s=(0.01,), width_s=(0.001,), counts=(90,))
 
     for _ in range(3):
         ratios.add(0.5, few, few)

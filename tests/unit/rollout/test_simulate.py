@@ -17,7 +17,7 @@ from headrace.rollout.betting import Array
 from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.outcomes import Outcome
 from headrace.rollout.outlook import expected_requests
-from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts
+from headrace.rollout.readings import ArmCounts, Buckets, Increment
 from headrace.rollout.simulate import (
     TOKEN_METRICS,
     Result,
@@ -34,6 +34,7 @@ from headrace.rollout.simulated_traffic import (
     SimulatedInterval,
     TrafficDraws,
 )
+from tests.unit.rollout.readings import in_buckets
 
 READ_AT_ONCE = CanarySpec(min_samples=1)
 TOKENS = SimulatedBaseline(requests_per_s=20.0, weight=0.5, median_s=0.2, streams=True)
@@ -71,9 +72,9 @@ def at_most(level: float, runs: int) -> float:
     return level + 3.1 * math.sqrt(level * (1 - level) / runs)
 
 
-def latencies(edges: tuple[Array, Array], buckets: NDArray[np.int64]) -> LatencyCounts:
+def latencies(edges: tuple[Array, Array], buckets: NDArray[np.int64]) -> Buckets:
     (lower, upper), (found, counts) = edges, np.unique(buckets, return_counts=True)
-    return LatencyCounts(
+    return in_buckets(
         lower_s=tuple(lower[found].tolist()),
         width_s=tuple((upper - lower)[found].tolist()),
         counts=tuple(counts.tolist()),

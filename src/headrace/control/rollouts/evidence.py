@@ -12,7 +12,7 @@ import numpy as np
 from headrace.core import Array
 from headrace.core.spec.rollout import DisagreementSpec
 from headrace.gateway import ArmStatistics, Bucket
-from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairCounts, RewardSums
+from headrace.rollout.readings import ArmCounts, Increment, PairCounts, RewardSums
 from headrace.serving.telemetry.report import RecordedAnswer, SampledTensor
 
 NO_PAIRS: Final = PairCounts()
@@ -192,8 +192,8 @@ def _arm(before: ArmStatistics, now: ArmStatistics, classes: Tally[tuple[str, st
         requests=max(now.requests - before.requests, 0),
         errors=max(now.errors - before.errors, 0),
         rejections=max(now.rejections - before.rejections, 0),
-        latency=_latency(_added(before.latency, now.latency)),
-        per_token=_latency(_added(before.per_token, now.per_token)),
+        latency=_added(before.latency, now.latency),
+        per_token=_added(before.per_token, now.per_token),
         output_tokens={
             int(lower): count
             for (lower, _), count in _added(before.output_tokens, now.output_tokens).items()
@@ -208,19 +208,10 @@ def _added(before: Mapping[Bucket, int], now: Mapping[Bucket, int]) -> dict[Buck
     return {bucket: count for bucket, count in more.items() if count > 0}
 
 
-def _latency(added: Mapping[Bucket, int]) -> LatencyCounts:
-    return LatencyCounts(
-        lower_s=tuple(lower for lower, _ in added),
-        width_s=tuple(width for _, width in added),
-        counts=tuple(added.values()),
-    )
-
-
 def _cold(counts: ArmCounts) -> ArmCounts:
     """Return only outcomes, without metrics that a warm-up of caches or connections changes."""
-    none = LatencyCounts()
     return msgspec.structs.replace(
-        counts, latency=none, per_token=none, output_tokens={}, classes={}, scores={}
+        counts, latency={}, per_token={}, output_tokens={}, classes={}, scores={}
     )
 
 
