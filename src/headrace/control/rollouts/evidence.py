@@ -285,10 +285,7 @@ class Pairing:
     metric: DisagreementSpec
     _primary: _Waiting = field(default_factory=_Waiting)
     _shadow: _Waiting = field(default_factory=_Waiting)
-    _pairs: int = 0
-    _disagreements: int = 0
-    _unanswered: int = 0
-    _distance: float = 0.0
+    _counts: PairCounts = NO_PAIRS
 
     def add_primary(self, answers: Iterable[RecordedAnswer], now: float) -> None:
         """Add answers that callers got."""
@@ -310,26 +307,24 @@ class Pairing:
 
     def take(self) -> PairCounts:
         """Return the counts since the last call."""
-        counts = PairCounts(
-            pairs=self._pairs,
-            disagreements=self._disagreements,
-            unanswered=self._unanswered,
-            distance_sum=self._distance,
-        )
-        self._pairs = self._disagreements = self._unanswered = 0
-        self._distance = 0.0
+        counts, self._counts = self._counts, NO_PAIRS
         return counts
 
     def _compare(self, primary: RecordedAnswer, shadow: RecordedAnswer) -> None:
         if primary.failed:
             return  # nothing to compare
+        counts = self._counts
         if shadow.failed:
-            self._unanswered += 1
+            self._counts = msgspec.structs.replace(counts, unanswered=counts.unanswered + 1)
             return
-        self._pairs += 1
-        if primary.outputs != shadow.outputs:  # bytes: most pairs are identical
-            self._disagreements += not agree(primary, shadow, self.metric)
-            self._distance += distance(primary, shadow)
+        differs = primary.outputs != shadow.outputs  # bytes: most pairs are identical
+        self._counts = msgspec.structs.replace(
+            counts,
+            pairs=counts.pairs + 1,
+            disagreements=counts.disagreements
+            + (differs and not agree(primary, shadow, self.metric)),
+            distance_sum=counts.distance_sum + (distance(primary, shadow) if differs else 0.0),
+        )
 
 
 def agree(primary: RecordedAnswer, shadow: RecordedAnswer, metric: DisagreementSpec) -> bool:
