@@ -139,6 +139,7 @@ def test_what_else_stands_in_a_file_is_left_out(server: Files) -> None:
     assert check_pair(combined, combined, now=now()).names
 
 
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @given(data=st.data())
 def test_a_damaged_certificate_is_refused_or_read_and_nothing_else(
     server: Files, data: st.DataObject
