@@ -1,6 +1,7 @@
 """Kafka sessions read what is theirs, and end although the client reports no error."""
 
 import json
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from headrace.core import UnavailableError
 from headrace.streaming.broker import Membership
+from headrace.streaming.brokers.kafka import session as kafka_session
 from headrace.streaming.brokers.kafka.client import ClientHealth
 from headrace.streaming.brokers.kafka.offsets import Assigning, PartitionOffsets
 from headrace.streaming.brokers.kafka.session import STALLED_AFTER_S, KafkaSession, KafkaSource
@@ -155,3 +157,18 @@ def test_a_member_goes_on_unless_a_partition_returns_nothing_of_what_it_has(
     assert limit_s <= polled(made, client) < limit_s + 3.0
     assert made.is_member
     assert not made.problem
+
+
+def test_a_session_ends_whose_client_waits_for_a_coordinator_without_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kafka_session, "_CLOSE_S", 0.05)
+    made, client = session("steady")
+    comes = threading.Event()
+    closes = iter([None, lambda: comes.wait(5.0)])  # of the writer, then of the consumer
+    monkeypatch.setattr(client, "close", lambda: (call := next(closes)) and call(), raising=False)
+    made.close()
+    made.close()
+    comes.set()
+
+    assert "the group was not left" in caplog.text

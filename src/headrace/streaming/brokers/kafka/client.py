@@ -2,7 +2,9 @@
 
 import logging
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
@@ -471,3 +473,23 @@ def _too_large(record: NewRecord, limit_bytes: int) -> InvalidArgumentError:
         "topic, or store large values elsewhere and send their address"
     )
     return InvalidArgumentError(message)
+
+
+def within(limit_s: float, call: Callable[..., object], *arguments: object) -> None:
+    """Call `call` in another thread, which remains if it does not return.
+
+    Raises:
+        TimeoutError: It has not returned within `limit_s`.
+    """
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call(*arguments)
+        except (KafkaException, RuntimeError) as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=run, name="kafka-call", daemon=True).start()
+    outcome.result(limit_s)

@@ -12,11 +12,9 @@ that name (KIP-98); the group's generation, sent with the offsets, fences a memb
 partitions (KIP-447).
 """
 
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -35,6 +33,7 @@ from headrace.streaming.brokers.kafka.client import (
     error_of,
     failure,
     partitions_of,
+    within,
 )
 from headrace.streaming.records import NewRecord, TopicPartition
 
@@ -288,26 +287,6 @@ _REPEATED: Final = frozenset(
 """Errors of a transaction that is aborted and repeated; the last two are those of its records."""
 
 
-def _within(call: Callable[[float], None], timeout_s: float) -> None:
-    """Call `call` in another thread.
-
-    Raises:
-        TimeoutError: It has not returned within `_SEND_OFFSETS_S`. Its thread remains until then.
-    """
-    outcome: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            call(timeout_s)
-        except KafkaException as error:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(None)
-
-    threading.Thread(target=run, name="offsets", daemon=True).start()
-    outcome.result(_SEND_OFFSETS_S)
-
-
 class ExactlyOnceProducer:
     """Producer with the methods of `AtLeastOnceProducer`; each delivery is one transaction.
 
@@ -362,7 +341,8 @@ class ExactlyOnceProducer:
                         partitions_of(offsets, self._counts),
                         self._consumer.consumer_group_metadata(),
                     )
-                    refused = self._retry(partial(_within, send), operation, until=until)
+                    bounded = partial(within, _SEND_OFFSETS_S, send)
+                    refused = self._retry(bounded, operation, until=until)
                 if refused is None:
                     commit = self._producer.commit_transaction
                     refused = self._retry(commit, operation, until=until)

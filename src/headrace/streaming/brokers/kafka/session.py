@@ -30,6 +30,7 @@ from headrace.streaming.brokers.kafka.client import (
     error_of,
     partition_of,
     records_of,
+    within,
 )
 from headrace.streaming.brokers.kafka.offsets import Assigning, PartitionOffsets
 from headrace.streaming.brokers.kafka.producers import Writer
@@ -220,6 +221,8 @@ _FIRST_PART_S: Final = 0.002
 _MAX_PART_S: Final = 0.02
 _PART_RATIO: Final = 0.25
 _HANDOVER_S: Final = 10.0
+_CLOSE_S: Final = 12.0
+"""Until a coordinator that ended has a successor, with which the member leaves the group."""
 STALLED_AFTER_S: Final = 20.0
 """Seconds after which a session ends if one of its partitions has records and returns none."""
 _CHECK_EVERY_S: Final = 1.0
@@ -397,7 +400,8 @@ class KafkaSession:
     def close(self) -> None:
         """Leave the group; see `ConsumerSession`. Idempotent.
 
-        A static member stays in the group until its session times out, so that it may rejoin.
+        A static member stays in the group until its session times out, so that it may rejoin. The
+        client waits for a coordinator without end; after `_CLOSE_S` it goes on in its thread.
         """
         if self._is_closed:
             return
@@ -405,7 +409,10 @@ class KafkaSession:
         self._health.fatal_error = FailedPreconditionError("this session is closed; join again")
         self._writer.close()
         del self._writer  # its producer's threads would run until garbage collection
-        self._consumer.close()
+        try:
+            within(_CLOSE_S, self._consumer.close)
+        except TimeoutError:
+            _log.warning("the group was not left: its coordinator is away")
 
     def on_commit(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
         """Handle the result of a commit, within the consumer's `poll`."""
