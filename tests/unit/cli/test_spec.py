@@ -103,7 +103,7 @@ def test_settings_that_stored_models_do_not_support_are_mistakes(
 version: 1
 pools: [{name: p}]
 endpoints:
-  - {name: chat, model: "chat:1", pool: p, rollout: {strategy: shadow}}
+  - {name: chat, model: "chat:1", pool: p}
   - {name: m, model: "m:1", llm: {slots: 2}, limits: {tokens_per_day: 9}, fallback: chat}
   - {name: n, versions: [{model: "m:1", weight: 100}], runtime: gguf}
 streams:
@@ -115,7 +115,6 @@ streams:
     assert outcome.status == 1
     places = re.findall(r"^  (\S+)(?: \(line \d+\))?: ", outcome.err, re.MULTILINE)
     assert places == [
-        "endpoints[0].rollout.strategy",
         "endpoints[0].pool",
         "endpoints[1].llm",
         "endpoints[1].limits.tokens_per_day",
