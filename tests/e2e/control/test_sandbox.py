@@ -436,8 +436,9 @@ def test_root_starts_nothing_that_stays_root(mlp: Path) -> None:
             until = time.monotonic() + 60
             while time.monotonic() < until and not all(map(users.get, _KINDS)):
                 assert system.process is not None
-                for process in psutil.Process(system.process.pid).children(recursive=True):
-                    note(process, users)
+                control = psutil.Process(system.process.pid)
+                for process in control.children(recursive=True):
+                    note(process, users, " ".join(control.cmdline()))
                 time.sleep(0.02)
             asking.join()
             capabilities = capabilities_of(status["gateway"]["pid"])
@@ -461,12 +462,15 @@ _KINDS = {
 }
 
 
-def note(process: psutil.Process, users: dict[str, set[int]]) -> None:
-    """Add the user of a process that is no launcher to those of its kind."""
+def note(process: psutil.Process, users: dict[str, set[int]], control: str) -> None:
+    """Add the user of a process that is no launcher to those of its kind.
+
+    A process with the command line of the control plane is its fork, before it is another program.
+    """
     with contextlib.suppress(psutil.Error):
         line, uid = " ".join(process.cmdline()), process.uids().effective
         launches = confine.__file__ in line or ("--confined=" in line and uid == 0)
-        if line and not launches:
+        if line and line != control and not launches:
             kinds = [kind for kind, text in _KINDS.items() if text in line]
             users.setdefault(kinds[0] if kinds else line, set()).add(uid)
 
