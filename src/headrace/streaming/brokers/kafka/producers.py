@@ -341,7 +341,8 @@ class ExactlyOnceProducer:
                         partitions_of(offsets, self._counts),
                         self._consumer.consumer_group_metadata(),
                     )
-                    bounded = partial(within, _SEND_OFFSETS_S, send)
+                    left_s = max(until - self._clock.monotonic(), _MIN_STEP_S)
+                    bounded = partial(within, min(left_s, _SEND_OFFSETS_S), send)
                     refused = self._retry(bounded, operation, until=until)
                 if refused is None:
                     commit = self._producer.commit_transaction
