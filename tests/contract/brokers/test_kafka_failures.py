@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from headrace.streaming.brokers import open_broker
 from headrace.streaming.brokers.kafka.assignment import visit
 from headrace.streaming.brokers.kafka.url import kafka_options
 from headrace.streaming.records import NewRecord, TopicPartition
-from tests.brokers.kafka import PASSWORD, KafkaCluster, running_kafka
+from tests.brokers.kafka import PASSWORD, SHORT_SESSIONS, KafkaCluster, running_kafka
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -153,6 +153,35 @@ def test_no_protocol_is_chosen_while_the_cluster_cannot_tell_a_groups_configurat
                 UnavailableError, match=r"read the configuration of|set the session timeout of"
             ):
                 broker.join(membership, Listener())
+
+
+@pytest.mark.long
+def test_members_cost_little_processor_time_while_a_broker_is_down(tmp_path: Path) -> None:
+    down_s = 12.0
+    with (
+        running_kafka(tmp_path / "kafka", brokers=3, options=SHORT_SESSIONS) as cluster,
+        closing(open_broker(f"kafka://{cluster.bootstrap}", home=tmp_path)) as broker,
+        ExitStack() as stack,
+    ):
+        rig = Rig(url=f"kafka://{cluster.bootstrap}", home=tmp_path, session_timeout_s=6.0)
+        topic = new_topic(broker, partitions=6, records=6)
+        sessions = [
+            stack.enter_context(
+                joined(broker, rig.membership(topic, delivery=delivery, protocol=protocol))
+            )
+            for delivery in Delivery
+            for protocol in (GroupProtocol.CLASSIC, GroupProtocol.CONSUMER)
+        ]
+        for session in sessions:
+            take(session, 6, within_s=rig.settles_s)
+        cluster.brokers[0].kill()
+        used_s, until = time.process_time(), time.monotonic() + down_s
+        while time.monotonic() < until:
+            for session in sessions:
+                session.poll(1, 0.1)
+        used_s = time.process_time() - used_s
+
+    assert used_s < down_s / 4
 
 
 def test_more_answers_than_the_client_queues_are_all_written(rig: Rig, tmp_path: Path) -> None:

@@ -285,9 +285,12 @@ def create_client(create: Callable[[], _T], address: str) -> _T:
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # has no types
 _GROUP_TIMEOUT: Final = "consumer.session.timeout.ms"
 _GROUP_HEARTBEAT: Final = "consumer.heartbeat.interval.ms"
+_ONLY_NEEDED: Final = "enable.sparse.connections"
+"""Whether the client connects only to brokers that it sends requests to. With it, a request for a
+broker that is down makes it connect again at once after each failure: two threads occupy a core
+until the timeout, also on the machine of the broker that starts. Without it, there are pauses."""
 _CONFIG_TIMEOUT_S: Final = 2.0
-"""Timeout of requests for configurations. While the cluster has no controller, two threads of the
-client occupy a core until the timeout."""
+"""Timeout of requests for configurations, which need the cluster's controller."""
 _CONFIG_AGAIN_S: Final = 5.0
 """How long others are not requested after one timed out: a worker joins, which needs none."""
 _POLL_EVERY_S: Final = 1.0
@@ -311,7 +314,7 @@ class KafkaAdmin:
         self._address = options.address
         self._clock = clock
         self._ask_config_at = 0.0
-        settings = options.client()
+        settings = options.client() | {_ONLY_NEEDED: False}
         self._client = create_client(lambda: AdminClient(settings, logger=_log), options.address)
 
     def create_topic(self, topic: str, partitions: int, config: Mapping[str, str]) -> None:
