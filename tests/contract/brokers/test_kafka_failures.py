@@ -15,12 +15,14 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from headrace.core import (
     InvalidArgumentError,
     NotFoundError,
+    SystemClock,
     UnauthenticatedError,
     UnavailableError,
 )
 from headrace.streaming.broker import Broker, Delivery, GroupProtocol, StartPosition
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.brokers.kafka.assignment import visit
+from headrace.streaming.brokers.kafka.reader import KafkaAdmin
 from headrace.streaming.brokers.kafka.url import kafka_options
 from headrace.streaming.records import NewRecord, TopicPartition
 from tests.brokers.kafka import PASSWORD, SHORT_SESSIONS, KafkaCluster, running_kafka
@@ -184,6 +186,26 @@ def test_members_cost_little_processor_time_while_a_broker_is_down(tmp_path: Pat
     assert used_s < down_s / 4
 
 
+@pytest.mark.long
+def test_a_request_that_found_no_coordinator_in_time_harms_no_later_one(tmp_path: Path) -> None:
+    with running_kafka(tmp_path / "kafka", options=SHORT_SESSIONS) as cluster:
+        admin = KafkaAdmin(kafka_options(f"kafka://{cluster.bootstrap}"), SystemClock())
+        admin.create_topic("topic", 1, {})
+        places = {TopicPartition("topic", 0): 0}
+        admin.set_committed("group", places)
+        (server,) = cluster.brokers
+        server.kill()
+        description = admin.request_group("group")
+        with pytest.raises(UnavailableError):
+            admin.committed("group", list(places))
+        with pytest.raises(UnavailableError):
+            admin.set_committed("group", places)
+        server.start()
+
+        assert description.result(60.0).group_id == "group"
+        assert admin.committed("group", list(places)) == places
+
+
 def test_more_answers_than_the_client_queues_are_all_written(rig: Rig, tmp_path: Path) -> None:
     narrow = open_broker(f"{rig.url}&queue.buffering.max.messages=7", home=tmp_path)
     try:
@@ -271,7 +293,7 @@ def test_where_a_group_is_is_not_told_while_a_transaction_is_about_to_move_it(
     topic, group = new_topic(broker), new_name("group")
     partition = TopicPartition(topic, 0)
     with moving(rig, group, {partition: 4}) as producer:
-        with pytest.raises(UnavailableError, match="an open transaction covers it"):
+        with pytest.raises(UnavailableError, match="an open transaction covers the offsets"):
             broker.committed(group, topic)
         threading.Timer(1.0, producer.commit_transaction).start()
         told = broker.committed(group, topic)

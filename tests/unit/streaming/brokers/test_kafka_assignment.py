@@ -28,6 +28,7 @@ class Group:
         self.members = members
         self.state = ConsumerGroupState.STABLE
         self.error: Exception | None = None
+        self.answers = True
         self.rebalances = self.requests = 0
         self.clock = TurnedClock()
         self.search = UnassignedPartitions(self.answer, self.rebalance, {"t": 4}, self.clock)
@@ -37,6 +38,7 @@ class Group:
         future: Future[Any] = Future()
         if self.error is not None:
             future.set_exception(self.error)
+        if self.error is not None or not self.answers:
             return future
         members = [
             MemberDescription(
@@ -117,3 +119,14 @@ def test_an_error_or_a_change_begins_the_time_anew() -> None:
     for has in ([2], [3], [2], [3]):
         group.members = {"a": [0, 1], "b": has}
         assert group.run(UNASSIGNED_S) == 0
+
+
+def test_a_request_that_has_no_answer_is_repeated() -> None:
+    group = Group({"a": [0, 1], "b": [2]})
+    group.answers = False
+    assert group.run(WATCHED_S - 2 * UNASSIGNED_S - 5.0) == 0
+    assert 1 < group.requests < 5
+
+    group.answers = True
+    group.search.watch()
+    assert group.run(60.0) > 0

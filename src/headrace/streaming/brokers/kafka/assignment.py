@@ -33,11 +33,12 @@ _log = logging.getLogger(__name__)
 _CHECK_EVERY_S: Final = 3.0
 UNASSIGNED_S: Final = 6.0
 """Seconds without a member after which a partition is assigned by a rebalance."""
+_ANSWER_S: Final = 15.0
+"""Seconds without an answer after which the group is requested again, by a new client."""
 _NEXT_S: Final = 3.0
 """By how much later each next member of the group acts: usually one does."""
 WATCHED_S: Final = 45.0
-"""How long after a change of its own assignment a member looks for such partitions. librdkafka may
-abort the process if a broker is away at a request for the description of a group, so it is rare."""
+"""How long after a change of its own assignment a member looks for such partitions."""
 _VISIT_S: Final = 10.0
 """Longest stay of the member whose visit causes the rebalance."""
 
@@ -87,6 +88,8 @@ class UnassignedPartitions:
                 self._pending = self._request()
             return
         if not self._pending.done():
+            if now >= self._request_at + _ANSWER_S:
+                self._pending = None
             return
         future, self._pending = self._pending, None
         if future.exception() is not None:

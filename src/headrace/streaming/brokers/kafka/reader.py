@@ -3,14 +3,12 @@
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -41,13 +39,13 @@ from headrace.streaming.brokers.kafka.client import (
     CONNECTION,
     PARTITION_EOF,
     TIMED_OUT,
-    UNSTABLE,
     error_of,
     failure,
     milliseconds,
     partition_of,
     partitions_of,
     records_of,
+    within,
 )
 from headrace.streaming.brokers.kafka.url import KafkaOptions
 from headrace.streaming.records import Record, TopicPartition
@@ -283,18 +281,22 @@ def create_client(create: Callable[[], _T], address: str) -> _T:
 
 
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # has no types
-_GROUP_TIMEOUT: Final = "consumer.session.timeout.ms"
-_GROUP_HEARTBEAT: Final = "consumer.heartbeat.interval.ms"
+_SESSION_TIMEOUT: Final = "consumer.session.timeout.ms"
+_HEARTBEAT: Final = "consumer.heartbeat.interval.ms"
 _ONLY_NEEDED: Final = "enable.sparse.connections"
 """Whether the client connects only to brokers that it sends requests to. With it, a request for a
 broker that is down makes it connect again at once after each failure: two threads occupy a core
 until the timeout, also on the machine of the broker that starts. Without it, there are pauses."""
+_GROUP_TIMEOUT_S: Final = 3600.0
+"""Timeout of requests to the coordinator of a group, the longest that there is. If it passed before
+a coordinator is there, the client would abort the process when one is (librdkafka 3663, 4605)."""
 _CONFIG_TIMEOUT_S: Final = 2.0
 """Timeout of requests for configurations, which need the cluster's controller."""
 _CONFIG_AGAIN_S: Final = 5.0
 """How long others are not requested after one timed out: a worker joins, which needs none."""
 _POLL_EVERY_S: Final = 1.0
-_RETRY_AFTER_S: Final = 0.1
+_STEP_S: Final = 0.05
+_CLOSE_S: Final = 1.0
 _DEFAULT_REPLICATION: Final = -1
 _GROUP_IS_ACTIVE: Final = frozenset(
     {
@@ -314,8 +316,9 @@ class KafkaAdmin:
         self._address = options.address
         self._clock = clock
         self._ask_config_at = 0.0
-        settings = options.client() | {_ONLY_NEEDED: False}
-        self._client = create_client(lambda: AdminClient(settings, logger=_log), options.address)
+        self._settings = options.client()
+        self._client = self._describer = self._create()
+        self._description: Future[ConsumerGroupDescription] | None = None
 
     def create_topic(self, topic: str, partitions: int, config: Mapping[str, str]) -> None:
         """Create a topic with the cluster's default replication."""
@@ -337,7 +340,7 @@ class KafkaAdmin:
         Raises:
             UnavailableError: The cluster does not answer.
         """
-        return self._config(ResourceType.GROUP, group).get(_GROUP_TIMEOUT)
+        return self._config(ResourceType.GROUP, group).get(_SESSION_TIMEOUT)
 
     def set_session_timeout(self, group: str, timeout_ms: int) -> None:
         """Set the timeout of a group's `consumer` protocol, and a shorter heartbeat interval.
@@ -347,8 +350,8 @@ class KafkaAdmin:
             UnavailableError: The cluster does not answer.
         """
         config = self._config(ResourceType.GROUP, group)
-        beat_ms = min(config.get(_GROUP_HEARTBEAT, timeout_ms), max(timeout_ms // 3, 1))
-        settings = {_GROUP_TIMEOUT: timeout_ms, _GROUP_HEARTBEAT: beat_ms}
+        beat_ms = min(config.get(_HEARTBEAT, timeout_ms), max(timeout_ms // 3, 1))
+        settings = {_SESSION_TIMEOUT: timeout_ms, _HEARTBEAT: beat_ms}
         if settings.items() <= config.items():
             return
         entries = [
@@ -370,37 +373,67 @@ class KafkaAdmin:
         Raises:
             UnavailableError: A transaction that may change them stayed open until the timeout.
         """
-        query = ConsumerGroupTopicPartitions(
-            group, [KafkaPartition(*partition) for partition in partitions]
-        )
-        until = self._clock.monotonic() + REQUEST_TIMEOUT_S
-        while True:
-            unstable = {UNSTABLE} if self._clock.monotonic() < until else set()
-            # Stable: the call waits for open transactions with offsets (KIP-447).
-            future = self._client.list_consumer_group_offsets(
-                [query], require_stable=True, request_timeout=REQUEST_TIMEOUT_S
-            )[group]
-            results = self._offsets(future, f"read offsets of group '{group}'", unstable)
-            if results is not None:
-                return {
-                    TopicPartition(result.topic, result.partition): result.offset
-                    for result in results
-                    if result.offset >= 0
-                }
-            time.sleep(_RETRY_AFTER_S)
+        queried = [KafkaPartition(*partition) for partition in partitions]
+        with self._outside(group, f"read offsets of group '{group}'") as consumer:
+            # With `read_committed` the client requests stable offsets (KIP-447).
+            results = consumer.committed(queried, timeout=REQUEST_TIMEOUT_S)
+            error = next((result.error for result in results if result.error is not None), None)
+            if error is not None:
+                raise KafkaException(error)
+        return {
+            TopicPartition(result.topic, result.partition): result.offset
+            for result in results
+            if result.offset >= 0
+        }
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Set the offsets of a group without running members."""
-        change = ConsumerGroupTopicPartitions(group, partitions_of(offsets))
-        future = self._client.alter_consumer_group_offsets(
-            [change], request_timeout=REQUEST_TIMEOUT_S
-        )[group]
-        if self._offsets(future, f"set offsets of group '{group}'", _GROUP_IS_ACTIVE) is None:
-            message = (
-                f"a member of group '{group}' runs, or ended so recently that it may come "
-                "back; stop the stream, and wait for its session_timeout_s"
-            )
-            raise FailedPreconditionError(message)
+        outcomes: list[KafkaError | None] = []
+
+        def report(error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
+            outcomes.extend([error, *(partition.error for partition in partitions)])
+
+        until = self._clock.monotonic() + REQUEST_TIMEOUT_S
+        operation = f"set offsets of group '{group}'"
+        with self._outside(group, operation, on_commit=report) as consumer:
+            consumer.commit(offsets=partitions_of(offsets), asynchronous=True)
+            while not outcomes:
+                if self._clock.monotonic() >= until:
+                    raise KafkaException(KafkaError(TIMED_OUT))
+                consumer.poll(_STEP_S)
+            error = next((outcome for outcome in outcomes if outcome is not None), None)
+            if error is None:
+                return
+            if error.code() not in _GROUP_IS_ACTIVE:
+                raise KafkaException(error)
+        message = (
+            f"a member of group '{group}' runs, or ended so recently that it may come "
+            "back; stop the stream, and wait for its session_timeout_s"
+        )
+        raise FailedPreconditionError(message)
+
+    @contextmanager
+    def _outside(self, group: str, operation: str, **more: object) -> Iterator[Consumer]:
+        """Provide a client that asks a group's coordinator, but does not join the group.
+
+        One for each request: the admin client does not find a coordinator again that has started
+        again, and aborts the process when it finds one after a timeout (librdkafka 3663, 4605).
+        """
+        settings = {**self._settings, "group.id": group, "enable.auto.commit": False, **more}
+        consumer = create_client(lambda: Consumer(settings), self._address)
+        try:
+            yield consumer
+        except KafkaException as raised:
+            error = error_of(raised)
+            reason = ""
+            if error.code() == TIMED_OUT:
+                reason = "no coordinator answers, or an open transaction covers the offsets"
+            raise failure(
+                error, operation=operation, address=self._address, reason=reason
+            ) from raised
+        finally:
+            with suppress(TimeoutError):  # it waits for a commit without an answer
+                within(_CLOSE_S, consumer.close)
 
     def request_ends(
         self, partitions: Sequence[TopicPartition]
@@ -417,10 +450,21 @@ class KafkaAdmin:
         }
 
     def request_group(self, group: str) -> "Future[ConsumerGroupDescription]":
-        """Request the description of a group without waiting for the answer."""
-        futures = self._client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)
-        future: Future[ConsumerGroupDescription] = futures[group]
-        return future
+        """Request the description of a group without waiting for the answer.
+
+        A request replaces one that has no answer yet, with its client: a client does not find a
+        coordinator again that has started again.
+        """
+        if self._description is None or not self._description.done():
+            self._describer = self._create()
+        (self._description,) = self._describer.describe_consumer_groups(
+            [group], request_timeout=_GROUP_TIMEOUT_S
+        ).values()
+        return self._description
+
+    def _create(self) -> AdminClient:
+        settings = self._settings | {_ONLY_NEEDED: False}
+        return create_client(lambda: AdminClient(settings, logger=_log), self._address)
 
     def _config(self, kind: ResourceType, name: str) -> dict[str, int]:
         """Return the numbers in the configuration of a topic or group.
@@ -451,17 +495,6 @@ class KafkaAdmin:
             for key, entry in config.items()
             if entry.value is not None and entry.value.isdecimal()
         }
-
-    def _offsets(
-        self, future: "Future[Any]", operation: str, expected: Collection[int]
-    ) -> list[KafkaPartition] | None:
-        """Return the offsets in a result; None if one of them has an expected error."""
-        result = self._result(future, operation, expected)
-        offsets: list[KafkaPartition] = [] if result is None else result.topic_partitions
-        error = next((offset.error for offset in offsets if offset.error is not None), None)
-        if error is not None and error.code() not in expected:
-            raise failure(error, operation=operation, address=self._address)
-        return None if result is None or error is not None else offsets
 
     def _result(self, future: "Future[Any]", operation: str, expected: Collection[int] = ()) -> Any:  # noqa: ANN401  # the type depends on the call
         """Return the result of a request; None after an error with an expected code."""
