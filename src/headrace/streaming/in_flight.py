@@ -6,7 +6,7 @@ offset. This module only decides; the caller passes the time.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Final
@@ -36,6 +36,8 @@ class PrefetchBuffer:
         self._records: list[Record] = []
         self._arrivals: list[float] = []
         """The arrival time of each record."""
+        self._sizes: list[int] = []
+        """The length of each record's value."""
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -52,7 +54,9 @@ class PrefetchBuffer:
         """Add records."""
         self._records.extend(records)
         self._arrivals.extend(repeat(now, len(records)))
-        self._bytes += _size(records)
+        sizes = [len(record.value or b"") for record in records]
+        self._sizes += sizes
+        self._bytes += sum(sizes)
 
     def due_at(self, *, is_free: bool) -> float | None:
         """Return the monotonic time at which a batch is due; None if time does not decide."""
@@ -67,8 +71,8 @@ class PrefetchBuffer:
         """Remove and return the next batch; empty if no record waits."""
         count = min(len(self._records), self.max_batch_size)
         batch = self._records[:count]
-        del self._records[:count], self._arrivals[:count]
-        self._bytes = self._bytes - _size(batch) if self._records else 0
+        self._bytes -= sum(self._sizes[:count])
+        del self._records[:count], self._arrivals[:count], self._sizes[:count]
         return batch
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
@@ -83,11 +87,8 @@ class PrefetchBuffer:
         """Drop all waiting records."""
         self._records.clear()
         self._arrivals.clear()
+        self._sizes.clear()
         self._bytes = 0
-
-
-def _size(records: Iterable[Record]) -> int:
-    return sum(map(len, filter(None, [record.value for record in records])))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
