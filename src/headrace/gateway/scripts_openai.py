@@ -233,7 +233,7 @@ local function without_usage(text)
   end
 end
 
-local find, sub = string.find, string.sub
+local byte, find, sub = string.byte, string.find, string.sub
 
 -- Whether the event at `at` tells the role of who answers, and no text yet.
 local function is_empty(text, at)
@@ -243,7 +243,7 @@ end
 
 -- `count` and the events of tokens in `text`, which begins with an event or between two.
 local function with_events(count, text)
-  local at = sub(text, 1, 5) == "data:" and 0 or find(text, "\ndata:", 1, true)
+  local at = find(text, "^data:") and 0 or find(text, "\ndata:", 1, true)
   while at ~= nil do
     if find(text, "^ ?{", at + 6) and (count > 0 or not is_empty(text, at + 1)) then
       count = count + 1
@@ -301,9 +301,9 @@ function envoy_on_response(handle)
       end
       local text = chunk:getBytes(0, size)
       -- Whole events without usage, as most chunks are, pass as they are.
-      local is_whole = sub(text, -2) == "\n\n"
+      local is_whole = byte(text, -1) == 10 and byte(text, -2) == 10
       local is_plain = is_whole and seen == "" and waits == ""
-        and not find(text, '"usage"', 1, true)
+        and not find(text, 'usage"', 1, true)
       if removes and not is_plain then
         local passed
         passed, waits = without_usage(waits .. text)
@@ -313,8 +313,9 @@ function envoy_on_response(handle)
         -- Of a stream that is cut, each event counts as a token; it is told now and then.
         count = with_events(count, text)
         if count <= TOLD_EACH or count - told >= TOLD_EACH then
-          tell(handle, "output", count)
-          tell(handle, "total", count)
+          local metadata, number = handle:streamInfo():dynamicMetadata(), tostring(count)
+          metadata:set(USAGE, "output", number)
+          metadata:set(USAGE, "total", number)
           told = count
         end
       end
