@@ -1,7 +1,8 @@
 """Envoy clusters of the arms' replicas: load balancing, ejection, limits."""
 
+import hashlib
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,7 @@ from headrace.gateway.settings import (
     RevisionTarget,
     is_ip,
     parse_address,
+    parse_url,
 )
 from headrace.gateway.tls import LIMITS_TLS, api_key_filter, upstream_socket
 from headrace.gateway.tracing import collector_cluster
@@ -93,6 +95,38 @@ def shadow_route(endpoint: str) -> str:
     return f"{endpoint}~{SHADOW}"
 
 
+def servers_file(endpoint: str, arm: RevisionTarget) -> str:
+    """Return the file for the servers of an arm's upstream; empty if they cannot have weights.
+
+    They can if they serve OpenAI's API without TLS behind a name, which is part of the file's name.
+    """
+    if arm.upstream is None or not arm.serves_openai:
+        return ""
+    server = parse_url(arm.upstream.url)
+    text = f"{cluster_name(endpoint, arm.key)} {server.host}:{server.port}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return "" if server.is_ip or server.is_tls else f"servers.{digest}.json"
+
+
+def weighted_servers(endpoint: str, arm: RevisionTarget, weights: Mapping[str, int]) -> Resource:
+    """Return the content of `servers_file`.
+
+    Args:
+        weights: Weights by IP address.
+    """
+    assert arm.upstream is not None
+    name, port = cluster_name(endpoint, arm.key), parse_url(arm.upstream.url).port
+    servers: Json = [
+        {
+            "endpoint": {"address": socket_address(ip, port)},
+            "load_balancing_weight": weight,
+            **upstream_metadata(name),
+        }
+        for ip, weight in weights.items()
+    ]
+    return {"cluster_name": name, "endpoints": [{"lb_endpoints": servers}]}
+
+
 def stat_name(cluster: str) -> str:
     """Return `cluster` as Envoy's metrics name it: a dot would split the metric's name."""
     return cluster.replace(".", "+")
@@ -112,7 +146,9 @@ def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Itera
     for arm in endpoint.arms:
         name = cluster_name(endpoint.name, arm.key)
         if arm.upstream is not None:
-            yield upstream_cluster(settings, name, endpoint.name, arm.upstream)
+            yield upstream_cluster(
+                settings, name, endpoint.name, arm.upstream, servers_file=arm.servers_file
+            )
         elif arm.replicas:
             yield _cluster(settings, name, arm.replicas, is_named=arm.encodes)
             if arm.openai:

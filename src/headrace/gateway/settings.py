@@ -53,6 +53,9 @@ class RevisionTarget:
     else empty."""
     upstream: UpstreamSpec | None = None
     """External server, instead of replicas."""
+    servers_file: str = ""
+    """File in `run_dir` with the upstream's servers and their weights; if empty, Envoy resolves its
+    name."""
     pooled: bool = False
     """Whether the replicas host other versions too; each request then names the version."""
     openai: bool = False

@@ -67,6 +67,13 @@ FILTERS: Final = {
 """File kinds of the filters that have their own file."""
 KINDS: Final = (CLUSTERS, LISTENERS, *FILTERS.values(), ROUTES)
 """File kinds in the order in which Envoy reads them at its start."""
+
+
+def servers_kind(file: str) -> FileKind:
+    """Return the kind of a file with the servers of one cluster."""
+    return FileKind(file, "envoy.config.endpoint.v3.ClusterLoadAssignment", "")
+
+
 WATCHED_FILES: Final = tuple(kind.file for kind in KINDS)
 """Files that Envoy watches; fixed at its start."""
 _NO_POLICY: Final = GatewayPolicy()

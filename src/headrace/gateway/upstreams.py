@@ -140,9 +140,17 @@ _BUNDLES: Final = (
 
 
 def upstream_cluster(
-    settings: EnvoySettings, name: str, endpoint: str, upstream: UpstreamSpec
+    settings: EnvoySettings,
+    name: str,
+    endpoint: str,
+    upstream: UpstreamSpec,
+    *,
+    servers_file: str = "",
 ) -> Resource:
     """Return the cluster `name` of one upstream.
+
+    Args:
+        servers_file: As of `RevisionTarget`.
 
     Raises:
         FailedPreconditionError: The upstream uses TLS, and this host has no CA certificates.
@@ -155,17 +163,22 @@ def upstream_cluster(
     )
     health = _health_check(endpoint, server, upstream)
     is_openai = upstream.protocol is UpstreamProtocol.OPENAI
+    servers = load_assignment(
+        name,
+        socket_address(server.host, server.port),
+        metadata=upstream_metadata(name) if is_openai else {},
+    )
+    if servers_file:
+        source: Resource = {"path_config_source": {"path": str(settings.run_dir / servers_file)}}
+        discovery = {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
+        servers = {}
     version = "http2" if upstream.protocol is UpstreamProtocol.GRPC else "http"
     return {
         "name": name,
         "alt_stat_name": name.replace(".", "+"),
         **discovery,
         "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
-        **load_assignment(
-            name,
-            socket_address(server.host, server.port),
-            metadata=upstream_metadata(name) if is_openai else {},
-        ),
+        **servers,
         "outlier_detection": outlier_detection(_MAX_EJECTED_PERCENT),
         "circuit_breakers": circuit_breakers(upstream.max_requests),
         **(

@@ -9,9 +9,14 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.base.faults import message_of
+from headrace.control.base.faults import LOOP, Faults, message_of
 from headrace.control.base.ownership import HomeIdentity, ProcessOwner
 from headrace.control.gateway.routes import RoutesLeftOutError, gateway_route
+from headrace.control.gateway.server_weights import (
+    POLL_INTERVAL_S,
+    ServerWeights,
+    resolve_host,
+)
 from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.limiter import Rules, make_rules
 from headrace.control.model.desired import POOL_PREFIX
@@ -119,6 +124,10 @@ class EnvoySupervisor:
     publish_rules: Callable[[Rules], None] = lambda _rules: None
     restarts: int = 0
     reason: str = ""
+    resolve: Callable[[str], Awaitable[Collection[str]]] = resolve_host
+    """Returns the IP addresses of an upstream's name."""
+    faults: Faults = field(default_factory=Faults)
+    _servers: ServerWeights = field(init=False)
     _builder: SnapshotBuilder = field(init=False)
     _routes: tuple[EndpointRoute, ...] = ()
     _missing: frozenset[str] = frozenset()
@@ -132,6 +141,7 @@ class EnvoySupervisor:
 
     def __post_init__(self) -> None:
         self._builder = SnapshotBuilder(self.settings)
+        self._servers = ServerWeights(directory=self.settings.run_dir, resolve=self.resolve)
 
     @property
     def settings(self) -> EnvoySettings:
@@ -180,7 +190,19 @@ class EnvoySupervisor:
         return False
 
     async def run(self) -> None:
-        """Restart Envoy whenever it ends, until cancelled; call it after `open`."""
+        """Restart Envoy whenever it ends, and weigh servers, until cancelled; call after `open`."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._weigh_servers())
+            group.create_task(self._keep_up())
+
+    async def _weigh_servers(self) -> None:
+        while True:
+            with self.faults.contain(LOOP, "weights of servers"):
+                if await self._servers.poll((*self._taken, *self._routes)):
+                    await self._publish(self._routes)
+            await asyncio.sleep(POLL_INTERVAL_S)
+
+    async def _keep_up(self) -> None:
         failures = 0
         while True:
             started = self.clock.monotonic()
@@ -371,7 +393,9 @@ class EnvoySupervisor:
         return tuple(in_force), left_out
 
     def _snapshot(self) -> Snapshot:
-        endpoints = [endpoint for _, _, endpoint in self._translated.values()]
+        endpoints = [
+            self._servers.weighted_route(endpoint) for _, _, endpoint in self._translated.values()
+        ]
         return self._builder.build(endpoints, self.policy)
 
     async def _wait_up(self) -> None:
