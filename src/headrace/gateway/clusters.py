@@ -146,9 +146,7 @@ def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Itera
     for arm in endpoint.arms:
         name = cluster_name(endpoint.name, arm.key)
         if arm.upstream is not None:
-            yield upstream_cluster(
-                settings, name, endpoint.name, arm.upstream, servers_file=arm.servers_file
-            )
+            yield upstream_cluster(settings, name, endpoint.name, arm.upstream, arm.servers_file)
         elif arm.replicas:
             yield _cluster(settings, name, arm.replicas, is_named=arm.encodes)
             if arm.openai:

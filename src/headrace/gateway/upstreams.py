@@ -140,12 +140,7 @@ _BUNDLES: Final = (
 
 
 def upstream_cluster(
-    settings: EnvoySettings,
-    name: str,
-    endpoint: str,
-    upstream: UpstreamSpec,
-    *,
-    servers_file: str = "",
+    settings: EnvoySettings, name: str, endpoint: str, upstream: UpstreamSpec, servers_file: str
 ) -> Resource:
     """Return the cluster `name` of one upstream.
 
