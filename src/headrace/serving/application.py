@@ -8,8 +8,8 @@ from headrace.core import HeadraceError
 from headrace.engine import Ticket
 from headrace.observe.metrics import TEXT_TYPE
 from headrace.protocol.protos import INFERENCE_SERVICE
-from headrace.serving.exchange import TEXT, Exchange, error_body, send_error
-from headrace.serving.grpc.bridge import INFER, GrpcBridge, send_grpc_error
+from headrace.serving.exchange import TEXT, Exchange, error_body
+from headrace.serving.grpc.bridge import INFER, GrpcBridge
 from headrace.serving.internal import InternalApi
 from headrace.serving.invocations import INVOCATIONS, InvocationsApi
 from headrace.serving.openai import OPENAI_ROUTES, OpenAiApi
@@ -158,10 +158,8 @@ def send_refusal(exchange: Exchange, error: HeadraceError) -> None:
     if isinstance(error, MethodNotAllowedError):
         headers = {b"Allow": error.allowed}
         exchange.send(405, error_body(exchange, error, 405), headers=headers)
-    elif exchange.is_grpc:
-        send_grpc_error(exchange, error)
     else:
-        send_error(exchange, error)
+        exchange.refuse(error)
 
 
 def send_failure(exchange: Exchange) -> None:

@@ -4,19 +4,22 @@ import logging
 import math
 import re
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, Protocol
 
 from headrace.core import HeadraceError, InferResponse, RuntimeFailedError, UnavailableError
 from headrace.core.headers import NOT_STARTED_HEADER, ROWS_HEADER, WANT_HEADER
 from headrace.engine import Outcome, Ticket
-from headrace.protocol import Body, Buffer, encode_error, http_status
+from headrace.protocol import Body, Buffer, encode_error, grpc_status, http_status
+from headrace.protocol.grpc_wire import grpc_message
 from headrace.protocol.openai import EMBEDDINGS_PATH, RERANK_PATHS, encode_openai_error
 
 _log = logging.getLogger(__name__)
 
 JSON: Final = b"application/json"
 TEXT: Final = b"text/plain; charset=utf-8"
+GRPC: Final = b"application/grpc"
 _WANT: Final = WANT_HEADER.encode()
 _ROWS: Final = ROWS_HEADER.encode()
 _NOT_STARTED: Final = NOT_STARTED_HEADER.encode()
@@ -50,7 +53,7 @@ class ConnectionInfo(Protocol):
 
 
 class ResponseWriter(Protocol):
-    """Encoder of engine outcomes as responses; each protocol has one."""
+    """Encoder of the model's responses; each protocol has one."""
 
     def respond(self, exchange: "Exchange", response: InferResponse) -> None:
         """Send the model's response.
@@ -58,9 +61,6 @@ class ResponseWriter(Protocol):
         Raises:
             HeadraceError: It cannot be encoded, so the exchange sends this error.
         """
-
-    def refuse(self, exchange: "Exchange", error: HeadraceError) -> None:
-        """Send an error."""
 
     def cancel(self, exchange: "Exchange") -> None:
         """Cancel a request whose caller left before the outcome."""
@@ -80,12 +80,15 @@ class Exchange(Ticket):
         "is_head",
         "keep_alive",
         "method",
+        "observers",
         "path",
         "query",
         "wire",
     )
 
     wire: ResponseWriter
+    observers: tuple[Callable[["Exchange", Outcome], None], ...]
+    """Receive the outcome after it was sent."""
 
     def __init__(  # noqa: PLR0917  # positional: called for every request
         self,
@@ -107,6 +110,7 @@ class Exchange(Ticket):
         self.keep_alive = keep_alive
         self.is_head = False
         self.answer: list[Buffer] | bytes | None = None
+        self.observers = ()
 
     @property
     def request_id(self) -> str:
@@ -124,7 +128,7 @@ class Exchange(Ticket):
     @property
     def is_grpc(self) -> bool:
         """Whether the caller uses gRPC through the gateway's bridge."""
-        return self.headers.get(b"content-type", b"").startswith(b"application/grpc")
+        return self.headers.get(b"content-type", b"").startswith(GRPC)
 
     def complete(self, outcome: Outcome) -> None:
         """Send the engine's outcome.
@@ -136,12 +140,29 @@ class Exchange(Ticket):
                 try:
                     self.wire.respond(self, outcome)
                 except HeadraceError as error:
-                    self.wire.refuse(self, error)
+                    self.refuse(error)
+                else:
+                    self._observe(outcome)
             else:
-                self.wire.refuse(self, outcome)
+                self.refuse(outcome)
         except Exception:  # noqa: BLE001  # the request edge, on the way out
             _log.exception("answer failed", extra={"request_id": self.request_id})
-            self.wire.refuse(self, HeadraceError("internal error; the replica's log has details"))
+            self.refuse(HeadraceError("internal error; the replica's log has details"))
+
+    def refuse(self, error: HeadraceError) -> None:
+        """Send an error in the caller's protocol."""
+        if self.is_grpc:
+            send_grpc_error(self, error)
+        else:
+            send_error(self, error)
+        self._observe(error)
+
+    def _observe(self, outcome: Outcome) -> None:
+        for observe in self.observers:
+            try:
+                observe(self, outcome)
+            except Exception:  # noqa: BLE001  # the request edge: the response was already sent
+                _log.exception("cannot observe a response", extra={"request_id": self.request_id})
 
     def send_json(self, body: bytes) -> None:
         """Send 200 with a JSON body."""
@@ -193,7 +214,7 @@ class Exchange(Ticket):
 
 
 def send_error(exchange: Exchange, error: HeadraceError) -> None:
-    """Send an error: its status, its text, and a retry time where waiting helps."""
+    """Send an error in JSON: its status, its text, and a retry time where waiting helps."""
     headers = {}
     if isinstance(error, RuntimeFailedError):
         log_failure(exchange, error)
@@ -203,6 +224,20 @@ def send_error(exchange: Exchange, error: HeadraceError) -> None:
             headers[_NOT_STARTED] = b"1"  # the gateway may try another replica
     status = http_status(error)
     exchange.send(status, error_body(exchange, error, status), headers=headers)
+
+
+def send_grpc_error(exchange: Exchange, error: HeadraceError) -> None:
+    """Send an error to a gRPC call: status, text and retry time."""
+    if isinstance(error, RuntimeFailedError):
+        log_failure(exchange, error)
+    headers = {
+        b"grpc-status": b"%d" % grpc_status(error),
+        b"grpc-message": grpc_message(str(error)).encode(),
+    }
+    if error.retry_after_s is not None:
+        headers[b"retry-after"] = b"%d" % max(1, math.ceil(error.retry_after_s))
+        headers[b"grpc-retry-pushback-ms"] = b"%d" % max(1, math.ceil(error.retry_after_s * 1000))
+    exchange.send(200, content_type=GRPC, headers=headers)
 
 
 def error_body(exchange: Exchange, error: HeadraceError, status: int) -> bytes:

@@ -5,11 +5,11 @@ A data frame may have more rows than a batch.
 
 from typing import Final
 
-from headrace.core import HeadraceError, InferResponse, NullPolicy
+from headrace.core import InferResponse, NullPolicy
 from headrace.core.predictions import layout_of
 from headrace.protocol import PredictionCodec, encode_error
 from headrace.protocol.predictions import CSV_TYPE, JSON_TYPE
-from headrace.serving.exchange import Exchange, send_error
+from headrace.serving.exchange import Exchange
 from headrace.serving.routing import Handler, rank, timeout_s
 from headrace.serving.splitting import submit_in_parts
 from headrace.serving.state import ReplicaState
@@ -74,10 +74,6 @@ class InvocationsApi:
         assert exchange.request.parameters is not None
         body = self._codec.encode(response, exchange.request.parameters["form"])
         send_tensors(exchange, body, None)
-
-    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error in JSON."""
-        send_error(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""

@@ -6,7 +6,6 @@ from typing import Any, Final, TypeVar
 from headrace.core import (
     VARIABLE,
     Array,
-    HeadraceError,
     InferRequest,
     InferResponse,
     ModelNotFoundError,
@@ -36,7 +35,7 @@ from headrace.protocol.openai import (
     model_and_version,
 )
 from headrace.protocol.values import object_array
-from headrace.serving.exchange import Exchange, send_error
+from headrace.serving.exchange import Exchange
 from headrace.serving.routing import Handler, rank, timeout_s
 from headrace.serving.splitting import submit_in_parts
 from headrace.serving.state import ReplicaState
@@ -124,10 +123,6 @@ class OpenAiApi:
                 top_n=request.parameters["top_n"],
             )
         send_tensors(exchange, body, None)
-
-    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error in OpenAI's form."""
-        send_error(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""

@@ -2,11 +2,11 @@
 
 import orjson
 
-from headrace.core import HeadraceError, InferResponse, NullPolicy, UnsupportedError
+from headrace.core import InferResponse, NullPolicy, UnsupportedError
 from headrace.core.encoders import serves_openai
 from headrace.protocol import V1Codec
 from headrace.protocol.pages import openai_model
-from headrace.serving.exchange import Exchange, send_error
+from headrace.serving.exchange import Exchange
 from headrace.serving.routing import Handler, rank, timeout_s
 from headrace.serving.state import ReplicaState
 from headrace.serving.v2 import decoded_body, send_tensors
@@ -58,10 +58,6 @@ class V1Api:
         """Encode and send the model's response."""
         assert self._codec is not None
         send_tensors(exchange, self._codec.encode(response), None)
-
-    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error in JSON."""
-        send_error(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""

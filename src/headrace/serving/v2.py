@@ -7,7 +7,6 @@ from typing import Final
 import orjson
 
 from headrace.core import (
-    HeadraceError,
     InferResponse,
     InvalidArgumentError,
     NullPolicy,
@@ -28,7 +27,7 @@ from headrace.protocol import (
     repository_index,
     server_metadata,
 )
-from headrace.serving.exchange import JSON, JSON_HEAD, Exchange, send_error, tensors_head
+from headrace.serving.exchange import JSON, JSON_HEAD, Exchange, tensors_head
 from headrace.serving.routing import Handler, rank, timeout_s
 from headrace.serving.state import ReplicaState
 
@@ -93,7 +92,7 @@ class V2Api:
     # Inference
 
     def infer(self, exchange: Exchange) -> None:
-        """POST /v2/models/NAME/infer; `respond` or `refuse` gets the outcome."""
+        """POST /v2/models/NAME/infer; `respond` gets the response."""
         exchange.wire = self
         decoder = self._decoder
         if decoder is None:
@@ -110,10 +109,6 @@ class V2Api:
         assert self._encoder is not None
         body, json_length = self._encoder.encode(response, exchange.request)
         send_tensors(exchange, body, json_length)
-
-    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error in JSON."""
-        send_error(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""

@@ -7,25 +7,21 @@ of them.
 https://protobuf.dev/programming-guides/encoding/
 """
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.core import (
-    HeadraceError,
     InferResponse,
     InvalidArgumentError,
     ModelNotFoundError,
     NotFoundError,
     PermissionDeniedError,
-    RuntimeFailedError,
     UnavailableError,
     UnsupportedError,
 )
 from headrace.core.headers import NAMED_HEADER
 from headrace.protocol import (
-    grpc_status,
     model_metadata,
     model_statistics,
     repository_index,
@@ -34,7 +30,6 @@ from headrace.protocol import (
 from headrace.protocol.grpc_codec import (
     GrpcInferCodec,
     frame,
-    grpc_message,
     parse_grpc_timeout,
     unframe,
 )
@@ -45,7 +40,7 @@ from headrace.protocol.grpc_messages import (
     rpc_names,
 )
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
-from headrace.serving.exchange import GRPC_HEAD, Exchange, log_failure
+from headrace.serving.exchange import GRPC_HEAD, Exchange
 from headrace.serving.routing import Handler, rank, timeout_s
 from headrace.serving.state import ReplicaState
 
@@ -216,7 +211,6 @@ def _varint(message: Message, offset: int) -> tuple[int, int]:
     raise ValueError(msg)
 
 
-GRPC: Final = b"application/grpc"
 HEALTH_PATH: Final = f"/{HEALTH_SERVICE}/Check".encode()
 _NAMED: Final = NAMED_HEADER.encode()
 
@@ -250,7 +244,7 @@ class GrpcBridge:
         return handlers
 
     def infer(self, exchange: Exchange) -> None:
-        """Decode and queue a ModelInfer call; `respond` or `refuse` gets the outcome."""
+        """Decode and queue a ModelInfer call; `respond` gets the response."""
         exchange.wire = self
         check_content_type(exchange)
         codec = self._codec
@@ -270,10 +264,6 @@ class GrpcBridge:
         assert self._codec is not None
         message = self._codec.encode(response, exchange.request)
         exchange.send_ok(GRPC_HEAD, frame(message))
-
-    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error's status."""
-        send_grpc_error(exchange, error)
 
     def cancel(self, exchange: Exchange) -> None:
         """Cancel the request of a caller that left."""
@@ -312,20 +302,6 @@ def message_of(exchange: Exchange, limit_bytes: int) -> bytes | bytearray | memo
             msg = "a compressed message must name its model once, at its beginning"
             raise InvalidArgumentError(msg)
     return message
-
-
-def send_grpc_error(exchange: Exchange, error: HeadraceError) -> None:
-    """Send an error to a gRPC call: status, text and retry time."""
-    if isinstance(error, RuntimeFailedError):
-        log_failure(exchange, error)
-    headers = {
-        b"grpc-status": b"%d" % grpc_status(error),
-        b"grpc-message": grpc_message(str(error)).encode(),
-    }
-    if error.retry_after_s is not None:
-        headers[b"retry-after"] = b"%d" % max(1, math.ceil(error.retry_after_s))
-        headers[b"grpc-retry-pushback-ms"] = b"%d" % max(1, math.ceil(error.retry_after_s * 1000))
-    exchange.send(200, content_type=GRPC, headers=headers)
 
 
 def check_content_type(exchange: Exchange) -> None:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from headrace.core import Array, InferResponse, ModelSignature, Tensors
+from headrace.engine import Outcome
 from headrace.observe.features import (
     INPUT,
     FeatureBins,
@@ -23,10 +24,10 @@ from headrace.observe.features import (
     count_columns,
     features_of,
 )
-from headrace.serving.exchange import Exchange, ResponseWriter
+from headrace.serving.exchange import Exchange
 from headrace.serving.internal import decode_body, local_only
 from headrace.serving.routing import Handler
-from headrace.serving.telemetry.observation import SHADOW_HEADER, ObservedWire, PredictionCounter
+from headrace.serving.telemetry.observation import SHADOW_HEADER, PredictionCounter
 from headrace.serving.telemetry.report import DriftPlan, DriftTaken, SeenAnswer
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ class DriftSampler:
         self._plan = DriftPlan()
         self._paid_at = 0.0
         self._skipped = 0
-        self._wires: dict[ResponseWriter, ObservedWire] = {}
 
     @property
     def is_on(self) -> bool:
@@ -91,24 +91,22 @@ class DriftSampler:
             if exchange.received_at + _CREDIT_S < self._paid_at:
                 self._skipped += 1
             elif SHADOW_HEADER not in exchange.headers:  # of a mirrored pair the original counts
-                if exchange.wire not in self._wires:
-                    self._wires[exchange.wire] = ObservedWire(self.observe, exchange.wire)
-                exchange.wire = self._wires[exchange.wire]
+                exchange.observers += (self.observe,)
 
         return observed
 
-    def observe(self, exchange: Exchange, response: InferResponse | None) -> None:
+    def observe(self, exchange: Exchange, outcome: Outcome) -> None:
         """Count a request and its response; refused inputs reach no model."""
-        if response is None:
+        if not isinstance(outcome, InferResponse):
             return
         started = self._clock()
         if self._counter is None:
             signature = self._state.model.signature
             self._counter = _Counter.following(self._plan, signature, since=started)
-        self._counter.add(exchange.request.inputs, response.outputs)
+        self._counter.add(exchange.request.inputs, outcome.outputs)
         request_id = exchange.headers.get(b"x-request-id")
         if self._plan.labels and request_id is not None:
-            self._counter.add_answer(request_id.decode("latin-1"), response.outputs)
+            self._counter.add_answer(request_id.decode("latin-1"), outcome.outputs)
         self._spend(started)
 
     def _spend(self, started: float) -> None:

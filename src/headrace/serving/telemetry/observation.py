@@ -10,9 +10,7 @@ request with several rows the first one counts, so that shares are shares of req
 """
 
 import hashlib
-import logging
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
@@ -21,13 +19,13 @@ import numpy as np
 from headrace.core import (
     Array,
     Datatype,
-    HeadraceError,
     InferResponse,
     ModelSignature,
     Tensors,
     headers,
 )
-from headrace.serving.exchange import Exchange, ResponseWriter
+from headrace.engine import Outcome
+from headrace.serving.exchange import Exchange
 from headrace.serving.routing import Handler
 from headrace.serving.telemetry.report import (
     AnswersPage,
@@ -165,7 +163,6 @@ def _likely_output(signature: ModelSignature) -> str:
     return signature.outputs[0].name if signature.outputs else ""
 
 
-_log = logging.getLogger(__name__)
 SHADOW_HEADER: Final = headers.SHADOW_HEADER.encode()
 _SPLIT: Final = headers.SPLIT_HEADER.encode()
 _UNIT: Final = headers.UNIT_HEADER.encode()
@@ -196,7 +193,6 @@ class Observer:
             page_items=PAGE,
             page_bytes=_PAGE_BYTES,
         )
-        self._wires: dict[ResponseWriter, ObservedWire] = {}
 
     @property
     def is_on(self) -> bool:
@@ -232,22 +228,15 @@ class Observer:
         """Return `handler` of an inference, wrapped so that its outcomes are observed."""
 
         def observed(exchange: Exchange) -> None:
-            if not self._concerns(exchange):
-                handler(exchange)
-                return
-            try:
-                handler(exchange)
-            except HeadraceError:
-                self.answered(exchange, None)
-                raise
-            if exchange.wire not in self._wires:
-                self._wires[exchange.wire] = ObservedWire(self.answered, exchange.wire)
-            exchange.wire = self._wires[exchange.wire]
+            if self._concerns(exchange):
+                exchange.observers += (self.answered,)
+            handler(exchange)
 
         return observed
 
-    def answered(self, exchange: Exchange, response: InferResponse | None) -> None:
+    def answered(self, exchange: Exchange, outcome: Outcome) -> None:
         """Count a response; keep it, or its absence, if its id is in the sampled share."""
+        response = outcome if isinstance(outcome, InferResponse) else None
         requested = self._wanted
         is_copy = SHADOW_HEADER in exchange.headers
         if response is not None and requested.predictions and not is_copy:
@@ -274,39 +263,6 @@ class Observer:
         """Return the output to compare if the model has it, otherwise all outputs."""
         name = self._wanted.output
         return {name: response.outputs[name]} if name in response.outputs else response.outputs
-
-
-class ObservedWire:
-    """Response writer that passes each sent response to `observe`, None for an error."""
-
-    def __init__(
-        self,
-        observe: Callable[[Exchange, InferResponse | None], None],
-        wire: ResponseWriter,
-    ) -> None:
-        self._observe = observe
-        self._wire = wire
-
-    def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's response."""
-        self._wire.respond(exchange, response)
-        self._look(exchange, response)
-
-    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error."""
-        exchange.wire = self._wire
-        self._wire.refuse(exchange, error)
-        self._look(exchange, None)
-
-    def cancel(self, exchange: Exchange) -> None:
-        """Do nothing for a caller that left."""
-        self._wire.cancel(exchange)
-
-    def _look(self, exchange: Exchange, response: InferResponse | None) -> None:
-        try:
-            self._observe(exchange, response)
-        except Exception:  # noqa: BLE001  # the request edge: the response was already sent
-            _log.exception("cannot observe a response", extra={"request_id": exchange.request_id})
 
 
 def is_sampled(answer_id: bytes, percent: int) -> bool:

@@ -8,7 +8,6 @@ batch; the batch's span has a child for the runtime, and links to the other trac
 batch. Untraced requests create no objects, and a batch only one check.
 """
 
-import logging
 import secrets
 import threading
 import time
@@ -19,14 +18,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import UNSET
 
-from headrace.core import Array, Clock, HeadraceError, InferResponse, SystemClock
+from headrace.core import Array, Clock, InferResponse, SystemClock
 from headrace.core.headers import CALLER_HEADER
-from headrace.engine import Batch
+from headrace.engine import Batch, Outcome
 from headrace.features import FeatureRows
 from headrace.features.served_writer import EvenShare, ServedSample, served_rows, served_sample
 from headrace.observe.spans import SpanContext, SpanRecord, sampled_parent, trace_id_of
 from headrace.pipeline import BoundFeatures
-from headrace.serving.exchange import Exchange, ResponseWriter
+from headrace.serving.exchange import Exchange
 from headrace.serving.routing import Handler
 from headrace.serving.telemetry.observation import SHADOW_HEADER
 from headrace.serving.telemetry.report import (
@@ -284,7 +283,6 @@ def served_of(model: object, before: ServedFeatures | None = None) -> ServedFeat
     return None
 
 
-_log = logging.getLogger(__name__)
 PARENT_HEADER: Final = b"traceparent"
 _CALLER: Final = CALLER_HEADER.encode()
 
@@ -351,78 +349,53 @@ class RequestRecorder:
                 parent = sampled_parent(headers[PARENT_HEADER])
                 traced = None if parent is None else begin(parent)
             sampled = self.samples.wants() and SHADOW_HEADER not in headers
-            if traced is None and not sampled:
-                handler(exchange)
-                return
-            recording = Recording(recorder=self, traced=traced, is_sampled=sampled)
-            try:
-                handler(exchange)
-            except HeadraceError as error:
-                recording.note(exchange, None, error)
-                raise
-            recording.wire, exchange.wire = exchange.wire, recording
+            if traced is not None or sampled:
+                recording = Recording(recorder=self, traced=traced, is_sampled=sampled)
+                exchange.observers += (recording,)
+            handler(exchange)
 
         return recorded
 
     @staticmethod
     def _saw(batch: Batch) -> None:
         """Record a batch; the engine calls this for each batch that ran."""
-        traced = []
-        for ticket in batch.tickets:
-            wire = getattr(ticket, "wire", None)
-            if type(wire) is Recording and wire.traced is not None:
-                traced.append(wire.traced)
+        traced = [
+            observer.traced
+            for ticket in batch.tickets
+            for observer in getattr(ticket, "observers", ())
+            if isinstance(observer, Recording) and observer.traced is not None
+        ]
         if traced:
             traced_batch(batch, traced)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True)
 class Recording:
-    """Response writer that sends through another one, then records the outcome; never raises."""
+    """Observer of one request that records its outcome."""
 
     recorder: RequestRecorder
     traced: TracedRequest | None
     is_sampled: bool
-    wire: ResponseWriter = field(init=False)
 
-    def respond(self, exchange: Exchange, response: InferResponse) -> None:
-        """Send the model's response."""
-        self.wire.respond(exchange, response)
-        self.note(exchange, response, None)
-
-    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
-        """Send an error."""
-        exchange.wire = self.wire
-        self.wire.refuse(exchange, error)
-        self.note(exchange, None, error)
-
-    def cancel(self, exchange: Exchange) -> None:
-        """Do nothing for a caller that left: the gateway's span records that."""
-        self.wire.cancel(exchange)
-
-    def note(
-        self, exchange: Exchange, response: InferResponse | None, error: HeadraceError | None
-    ) -> None:
+    def __call__(self, exchange: Exchange, outcome: Outcome) -> None:
         """Record the outcome of a request."""
-        try:
-            if self.traced is not None:
-                self.recorder.spans.add(
-                    self.traced,
-                    received_at=exchange.received_at,
-                    queued_at=exchange.queued_at,
-                    request_id=exchange.request_id,
-                    error="" if error is None else f"{error.code}: {error}",
-                )
-            if self.is_sampled:
-                headers = exchange.headers
-                self.recorder.samples.add(
-                    getattr(exchange, "request", None),  # None if the request could not be read
-                    {} if response is None else response.outputs,
-                    request_id=exchange.request_id,
-                    trace_id=trace_id_of(headers.get(PARENT_HEADER, b"")),
-                    caller=headers.get(_CALLER, b"").decode("latin-1"),
-                    duration_s=time.monotonic() - exchange.received_at,
-                    code="OK" if error is None else str(error.code),
-                )
-        except Exception:  # noqa: BLE001  # the request edge: the response was already sent
-            _log.exception("cannot record a request", extra={"request_id": exchange.request_id})
+        error = None if isinstance(outcome, InferResponse) else outcome
+        if self.traced is not None:
+            self.recorder.spans.add(
+                self.traced,
+                received_at=exchange.received_at,
+                queued_at=exchange.queued_at,
+                request_id=exchange.request_id,
+                error="" if error is None else f"{error.code}: {error}",
+            )
+        if self.is_sampled:
+            headers = exchange.headers
+            self.recorder.samples.add(
+                getattr(exchange, "request", None),  # None if the request could not be read
+                outcome.outputs if isinstance(outcome, InferResponse) else {},
+                request_id=exchange.request_id,
+                trace_id=trace_id_of(headers.get(PARENT_HEADER, b"")),
+                caller=headers.get(_CALLER, b"").decode("latin-1"),
+                duration_s=time.monotonic() - exchange.received_at,
+                code="OK" if error is None else str(error.code),
+            )
