@@ -88,8 +88,7 @@ class Application:
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel the request of a caller that left before the response."""
-        if isinstance(ticket, Exchange) and hasattr(ticket, "wire"):
-            ticket.wire.cancel(ticket)
+        self._state.cancel(ticket)
 
     def _observe_or_not(self) -> None:
         """Rebuild the routes after observation settings changed."""

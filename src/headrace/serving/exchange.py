@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from headrace.core import HeadraceError, InferResponse, RuntimeFailedError, UnavailableError
 from headrace.core.headers import NOT_STARTED_HEADER, ROWS_HEADER, WANT_HEADER
@@ -14,6 +14,9 @@ from headrace.engine import Outcome, Ticket
 from headrace.protocol import Body, Buffer, encode_error, grpc_status, http_status
 from headrace.protocol.grpc_wire import grpc_message
 from headrace.protocol.openai import EMBEDDINGS_PATH, RERANK_PATHS, encode_openai_error
+
+if TYPE_CHECKING:
+    from headrace.serving.state import ReplicaState
 
 _log = logging.getLogger(__name__)
 
@@ -55,15 +58,15 @@ class ConnectionInfo(Protocol):
 class ResponseWriter(Protocol):
     """Encoder of the model's responses; each protocol has one."""
 
+    state: "ReplicaState"
+    """State of the model."""
+
     def respond(self, exchange: "Exchange", response: InferResponse) -> None:
         """Send the model's response.
 
         Raises:
             HeadraceError: It cannot be encoded, so the exchange sends this error.
         """
-
-    def cancel(self, exchange: "Exchange") -> None:
-        """Cancel a request whose caller left before the outcome."""
 
 
 class Exchange(Ticket):

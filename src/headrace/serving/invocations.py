@@ -22,12 +22,12 @@ class InvocationsApi:
     """Handlers of `/invocations` and `/ping`."""
 
     def __init__(self, state: ReplicaState) -> None:
-        self._state = state
+        self.state = state
         self._codec: PredictionCodec | None = None
 
     def model_loaded(self) -> None:
         """Update the handlers after the state's model was loaded; called once."""
-        state = self._state
+        state = self.state
         loaded = state.model.loaded
         self._codec = PredictionCodec(
             state.name,
@@ -47,7 +47,7 @@ class InvocationsApi:
 
     def ping(self, exchange: Exchange) -> None:
         """GET /ping: 200 while the model is ready."""
-        exchange.send(200 if self._state.is_ready else 503, b"\n")
+        exchange.send(200 if self.state.is_ready else 503, b"\n")
 
     def predict(self, exchange: Exchange) -> None:
         """POST /invocations."""
@@ -61,12 +61,12 @@ class InvocationsApi:
             return
         codec = self._codec
         if codec is None:
-            raise self._state.not_ready()
-        body = decoded_body(exchange, self._state.settings.max_body_bytes)
+            raise self.state.not_ready()
+        body = decoded_body(exchange, self.state.settings.max_body_bytes)
         exchange.request, form = codec.decode(body, content_type)
         exchange.request.parameters = {"form": form}
         rank(exchange)
-        submit_in_parts(self._state, exchange, timeout_s(headers))
+        submit_in_parts(self.state, exchange, timeout_s(headers))
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode and send the model's response, in the form that the request asked for."""
@@ -74,7 +74,3 @@ class InvocationsApi:
         assert exchange.request.parameters is not None
         body = self._codec.encode(response, exchange.request.parameters["form"])
         send_tensors(exchange, body, None)
-
-    def cancel(self, exchange: Exchange) -> None:
-        """Cancel the request of a caller that left."""
-        self._state.cancel(exchange)

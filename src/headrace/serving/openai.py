@@ -49,7 +49,7 @@ class OpenAiApi:
     """Handlers of `/v1/embeddings`, `/v1/rerank` and `/v2/rerank`, and their response writer."""
 
     def __init__(self, state: ReplicaState) -> None:
-        self._state = state
+        self.state = state
         self._task: EncoderTask | None = None
         self._input = TEXT
         self._size = VARIABLE
@@ -57,7 +57,7 @@ class OpenAiApi:
 
     def model_loaded(self) -> None:
         """Update the handlers after the state's model was loaded; called once."""
-        loaded = self._state.model.loaded
+        loaded = self.state.model.loaded
         signature = loaded.signature
         self._task = encoder_task(signature)
         if self._task is None:
@@ -106,7 +106,7 @@ class OpenAiApi:
         tokens = int(outputs[TOKEN_COUNT].sum()) if TOKEN_COUNT in outputs else 0
         if self._task is EncoderTask.EMBEDDINGS:
             body = encode_embeddings(
-                self._state.name,
+                self.state.name,
                 outputs[EMBEDDING],
                 tokens,
                 as_base64=request.parameters["encoding_format"] == "base64",
@@ -116,7 +116,7 @@ class OpenAiApi:
             returns_documents = request.parameters["return_documents"]
             body = encode_rerank(
                 exchange.request_id or str(uuid.uuid4()),
-                self._state.name,
+                self.state.name,
                 outputs[SCORE],
                 tokens,
                 documents=request.inputs[TEXT_PAIR] if returns_documents else None,
@@ -124,13 +124,9 @@ class OpenAiApi:
             )
         send_tensors(exchange, body, None)
 
-    def cancel(self, exchange: Exchange) -> None:
-        """Cancel the request of a caller that left."""
-        self._state.cancel(exchange)
-
     def _read(self, exchange: Exchange, kind: type[T], task: EncoderTask) -> T:
         """Return the request; raise an error unless it names this replica's model, of `task`."""
-        state = self._state
+        state = self.state
         exchange.wire = self
         request = decode_request(decoded_body(exchange, state.settings.max_body_bytes), kind)
         name, version = model_and_version(request.model)
@@ -146,15 +142,15 @@ class OpenAiApi:
 
     def _submit(self, exchange: Exchange, inputs: Tensors, parameters: dict[str, Any]) -> None:
         exchange.request = InferRequest(
-            model_name=self._state.name,
-            model_version=self._state.version,
+            model_name=self.state.name,
+            model_version=self.state.version,
             inputs=inputs,
             rows=len(next(iter(inputs.values()))),
             outputs=self._outputs,
             parameters=parameters,
         )
         rank(exchange)
-        submit_in_parts(self._state, exchange, timeout_s(exchange.headers))
+        submit_in_parts(self.state, exchange, timeout_s(exchange.headers))
 
 
 def _elements(texts: list[str]) -> Array:

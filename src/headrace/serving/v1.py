@@ -16,12 +16,12 @@ class V1Api:
     """Handlers of `/v1`, and response writer for `:predict`."""
 
     def __init__(self, state: ReplicaState) -> None:
-        self._state = state
+        self.state = state
         self._codec: V1Codec | None = None
 
     def model_loaded(self) -> None:
         """Update the handlers after the state's model was loaded; called once."""
-        state = self._state
+        state = self.state
         self._codec = V1Codec(
             state.name,
             state.version,
@@ -47,34 +47,30 @@ class V1Api:
         exchange.wire = self
         codec = self._codec
         if codec is None:
-            raise self._state.not_ready()
+            raise self.state.not_ready()
         headers = exchange.headers
-        body = decoded_body(exchange, self._state.settings.max_body_bytes)
+        body = decoded_body(exchange, self.state.settings.max_body_bytes)
         exchange.request = codec.decode(body)
         rank(exchange)
-        self._state.submit(exchange, timeout_s(headers))
+        self.state.submit(exchange, timeout_s(headers))
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode and send the model's response."""
         assert self._codec is not None
         send_tensors(exchange, self._codec.encode(response), None)
 
-    def cancel(self, exchange: Exchange) -> None:
-        """Cancel the request of a caller that left."""
-        self._state.cancel(exchange)
-
     def explain(self, exchange: Exchange) -> None:  # noqa: ARG002  # a handler's signature
         """POST /v1/models/NAME:explain."""
-        msg = f"model '{self._state.name}' has no explainer"
+        msg = f"model '{self.state.name}' has no explainer"
         raise UnsupportedError(msg)
 
     def models(self, exchange: Exchange) -> None:
         """GET /v1/models."""
-        exchange.send_json(orjson.dumps({"models": [self._state.name]}))
+        exchange.send_json(orjson.dumps({"models": [self.state.name]}))
 
     def model_ready(self, exchange: Exchange) -> None:
         """GET /v1/models/NAME."""
-        state = self._state
+        state = self.state
         document: dict[str, object] = {"name": state.name, "ready": state.is_ready}
         if state.served is not None and serves_openai(state.model.signature):
             document |= openai_model(state.name)

@@ -45,14 +45,14 @@ class V2Api:
     """Handlers of `/v2`, and response writer for `infer`."""
 
     def __init__(self, state: ReplicaState, *, has_repository: bool) -> None:
-        self._state = state
+        self.state = state
         self._has_repository = has_repository
         self._decoder: InferDecoder | None = None
         self._encoder: InferEncoder | None = None
 
     def model_loaded(self) -> None:
         """Update the handlers after the state's model was loaded; called once."""
-        state = self._state
+        state = self.state
         signature = state.model.signature
         self._decoder = InferDecoder(
             state.name,
@@ -85,7 +85,7 @@ class V2Api:
         if self._has_repository:
             handlers[(b"POST", b"/v2/repository/index")] = self.index
             for verb in (b"/load", b"/unload"):
-                path = b"/v2/repository/models/" + self._state.name.encode() + verb
+                path = b"/v2/repository/models/" + self.state.name.encode() + verb
                 handlers[(b"POST", path)] = self.load_or_unload
         return handlers
 
@@ -96,13 +96,13 @@ class V2Api:
         exchange.wire = self
         decoder = self._decoder
         if decoder is None:
-            raise self._state.not_ready()
+            raise self.state.not_ready()
         headers = exchange.headers
-        body = decoded_body(exchange, self._state.settings.max_body_bytes)
+        body = decoded_body(exchange, self.state.settings.max_body_bytes)
         length = headers.get(b"inference-header-content-length")
         exchange.request = decoder.decode(body, None if length is None else header_length(length))
         rank(exchange)
-        self._state.submit(exchange, timeout_s(headers))
+        self.state.submit(exchange, timeout_s(headers))
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode and send the model's response."""
@@ -110,15 +110,11 @@ class V2Api:
         body, json_length = self._encoder.encode(response, exchange.request)
         send_tensors(exchange, body, json_length)
 
-    def cancel(self, exchange: Exchange) -> None:
-        """Cancel the request of a caller that left."""
-        self._state.cancel(exchange)
-
     # Model routes
 
     def metadata(self, exchange: Exchange) -> None:
         """GET /v2/models/NAME."""
-        state = self._state
+        state = self.state
         described = state.description
         exchange.send_json(
             orjson.dumps(
@@ -130,18 +126,18 @@ class V2Api:
 
     def model_ready(self, exchange: Exchange) -> None:
         """GET /v2/models/NAME/ready."""
-        if self._state.is_ready:
-            exchange.send_json(orjson.dumps({"name": self._state.name, "ready": True}))
+        if self.state.is_ready:
+            exchange.send_json(orjson.dumps({"name": self.state.name, "ready": True}))
         else:
             exchange.send(400, encode_error("Model version not ready"))
 
     def config(self, exchange: Exchange) -> None:
         """GET /v2/models/NAME/config."""
-        exchange.send_json(encode_document(self._state.config()))
+        exchange.send_json(encode_document(self.state.config()))
 
     def statistics(self, exchange: Exchange) -> None:
         """GET /v2/models/NAME/stats, and GET /v2/models/stats."""
-        exchange.send_json(encode_document(model_statistics([self._state.statistics])))
+        exchange.send_json(encode_document(model_statistics([self.state.statistics])))
 
     # Server routes
 
@@ -153,26 +149,26 @@ class V2Api:
 
     def live(self, exchange: Exchange) -> None:
         """GET /v2/health/live."""
-        if self._state.is_alive:
+        if self.state.is_alive:
             exchange.send_json(b'{"live":true}')
         else:
             exchange.send(503, b'{"live":false}')
 
     def ready(self, exchange: Exchange) -> None:
         """GET /v2/health/ready."""
-        if self._state.is_ready:
+        if self.state.is_ready:
             exchange.send_json(b'{"ready":true}')
         else:
             exchange.send(503, b'{"ready":false}')
 
     def models(self, exchange: Exchange) -> None:
         """GET /v2/models, the list of names as in KServe."""
-        exchange.send_json(orjson.dumps({"models": [self._state.name]}))
+        exchange.send_json(orjson.dumps({"models": [self.state.name]}))
 
     def index(self, exchange: Exchange) -> None:
         """POST /v2/repository/index."""
         ready = decode_index_request(exchange.body)
-        index = repository_index([self._state.index_entry()], ready=ready)
+        index = repository_index([self.state.index_entry()], ready=ready)
         exchange.send_json(encode_document(index))
 
     def load_or_unload(self, exchange: Exchange) -> None:  # noqa: ARG002  # a handler's signature

@@ -219,13 +219,13 @@ class GrpcBridge:
     """Handlers of the inference service's rpcs, and response writer for `ModelInfer`."""
 
     def __init__(self, state: ReplicaState, *, has_repository: bool) -> None:
-        self._state = state
+        self.state = state
         self._api = GrpcApi(state, has_repository=has_repository)
         self._codec: GrpcInferCodec | None = None
 
     def model_loaded(self) -> None:
         """Update the handlers after the state's model was loaded; called once."""
-        state = self._state
+        state = self.state
         self._codec = GrpcInferCodec(
             state.name,
             state.version,
@@ -249,7 +249,7 @@ class GrpcBridge:
         check_content_type(exchange)
         codec = self._codec
         if codec is None:
-            raise self._state.not_ready()
+            raise self.state.not_ready()
         headers = exchange.headers
         exchange.request = codec.decode(self._message(exchange))
         limit_s = timeout_s(headers)
@@ -257,17 +257,13 @@ class GrpcBridge:
             given_s = parse_grpc_timeout(headers[b"grpc-timeout"].decode("latin-1"))
             limit_s = min(limit_s, given_s)
         rank(exchange)
-        self._state.submit(exchange, limit_s)
+        self.state.submit(exchange, limit_s)
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Encode and send the model's response."""
         assert self._codec is not None
         message = self._codec.encode(response, exchange.request)
         exchange.send_ok(GRPC_HEAD, frame(message))
-
-    def cancel(self, exchange: Exchange) -> None:
-        """Cancel the request of a caller that left."""
-        self._state.cancel(exchange)
 
     def _answer(self, rpc: str, exchange: Exchange) -> None:
         check_content_type(exchange)
@@ -280,7 +276,7 @@ class GrpcBridge:
         exchange.send_ok(GRPC_HEAD, frame(message))
 
     def _message(self, exchange: Exchange) -> bytes | bytearray | memoryview:
-        return message_of(exchange, self._state.settings.max_body_bytes)
+        return message_of(exchange, self.state.settings.max_body_bytes)
 
 
 def message_of(exchange: Exchange, limit_bytes: int) -> bytes | bytearray | memoryview:

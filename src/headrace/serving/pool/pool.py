@@ -227,7 +227,7 @@ class ModelPool:
         if state is not None:
             state.refused(exchange, RequestCancelledError())
         elif hasattr(exchange, "wire"):
-            exchange.wire.cancel(exchange)
+            exchange.wire.state.cancel(exchange)
 
     def refuse(self, state: ReplicaState, exchange: Exchange, error: HeadraceError) -> None:
         """Refuse a request for a model with an error, and count it."""
