@@ -1,6 +1,5 @@
 """Routes of a replica's APIs, and the request edge that handles every error."""
 
-import logging
 from functools import partial
 from typing import Final
 
@@ -30,8 +29,6 @@ from headrace.serving.telemetry.observation import Observer
 from headrace.serving.telemetry.recorder import RequestRecorder
 from headrace.serving.v1 import V1Api
 from headrace.serving.v2 import V2Api
-
-_log = logging.getLogger(__name__)
 
 _INFERENCE: Final = frozenset(
     {
@@ -84,7 +81,7 @@ class Application:
                 self._state.refused(exchange, error)
             send_refusal(exchange, error)
         except Exception:  # noqa: BLE001  # the request edge: a bug fails only this request
-            send_failure(exchange)
+            exchange.fail()
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel the request of a caller that left before the response."""
@@ -159,13 +156,6 @@ def send_refusal(exchange: Exchange, error: HeadraceError) -> None:
         exchange.send(405, error_body(exchange, error, 405), headers=headers)
     else:
         exchange.refuse(error)
-
-
-def send_failure(exchange: Exchange) -> None:
-    """Send an internal error; called while the exception of a bug is handled."""
-    _log.exception("request failed", extra={"request_id": exchange.request_id})
-    error = HeadraceError("internal error; the replica's log has the details")
-    exchange.send(500, error_body(exchange, error, 500))
 
 
 class MetricsApplication:

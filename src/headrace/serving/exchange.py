@@ -149,16 +149,24 @@ class Exchange(Ticket):
             else:
                 self.refuse(outcome)
         except Exception:  # noqa: BLE001  # the request edge, on the way out
-            _log.exception("answer failed", extra={"request_id": self.request_id})
-            self.refuse(HeadraceError("internal error; the replica's log has details"))
+            self.fail()
 
     def refuse(self, error: HeadraceError) -> None:
-        """Send an error in the caller's protocol."""
+        """Send an error in the caller's protocol; log a failure of the model under the sent id."""
+        if isinstance(error, RuntimeFailedError):
+            self.headers.setdefault(b"x-request-id", str(uuid.uuid4()).encode())
+            extra = {"request_id": self.request_id}
+            _log.error("the model failed", exc_info=error.__cause__, extra=extra)
         if self.is_grpc:
             send_grpc_error(self, error)
         else:
             send_error(self, error)
         self._observe(error)
+
+    def fail(self) -> None:
+        """Send an internal error; called while the exception of a bug is handled."""
+        _log.exception("request failed", extra={"request_id": self.request_id})
+        self.refuse(HeadraceError("internal error; the replica's log has the details"))
 
     def _observe(self, outcome: Outcome) -> None:
         for observe in self.observers:
@@ -219,8 +227,6 @@ class Exchange(Ticket):
 def send_error(exchange: Exchange, error: HeadraceError) -> None:
     """Send an error in JSON: its status, its text, and a retry time where waiting helps."""
     headers = {}
-    if isinstance(error, RuntimeFailedError):
-        log_failure(exchange, error)
     if error.retry_after_s is not None:
         headers[b"Retry-After"] = b"%d" % max(1, math.ceil(error.retry_after_s))
         if isinstance(error, UnavailableError):
@@ -231,8 +237,6 @@ def send_error(exchange: Exchange, error: HeadraceError) -> None:
 
 def send_grpc_error(exchange: Exchange, error: HeadraceError) -> None:
     """Send an error to a gRPC call: status, text and retry time."""
-    if isinstance(error, RuntimeFailedError):
-        log_failure(exchange, error)
     headers = {
         b"grpc-status": b"%d" % grpc_status(error),
         b"grpc-message": grpc_message(str(error)).encode(),
@@ -248,11 +252,3 @@ def error_body(exchange: Exchange, error: HeadraceError, status: int) -> bytes:
     path = exchange.path.partition(b"?")[0].rstrip(b"/")
     is_openai = path == EMBEDDINGS_PATH or path in RERANK_PATHS
     return encode_openai_error(error, status) if is_openai else encode_error(error)
-
-
-def log_failure(exchange: Exchange, error: RuntimeFailedError) -> None:
-    """Log a failure of the model under an id that the caller also gets."""
-    exchange.headers.setdefault(b"x-request-id", str(uuid.uuid4()).encode())
-    _log.error(
-        "the model failed", exc_info=error.__cause__, extra={"request_id": exchange.request_id}
-    )

@@ -52,7 +52,7 @@ from headrace.protocol.grpc_messages import (
 )
 from headrace.protocol.openai import ModelField, decode_request, model_and_version
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
-from headrace.serving.application import send_failure, send_refusal
+from headrace.serving.application import send_refusal
 from headrace.serving.exchange import GRPC_HEAD, Exchange
 from headrace.serving.grpc.bridge import (
     HEALTH_PATH,
@@ -285,7 +285,7 @@ class PoolApplication:
         except HeadraceError as error:
             send_refusal(exchange, error)
         except Exception:  # noqa: BLE001  # the request edge: a bug fails only this request
-            send_failure(exchange)
+            exchange.fail()
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel the request of a caller that left before the response."""
@@ -433,7 +433,7 @@ class PoolApplication:
         try:
             text = await pool_exposition(self._pool, exchange.query)
         except Exception:  # noqa: BLE001  # the request edge of an asynchronous request
-            send_failure(exchange)
+            exchange.fail()
         else:
             exchange.send(200, text, content_type=TEXT_TYPE.encode())
 
