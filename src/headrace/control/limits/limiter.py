@@ -307,18 +307,12 @@ _WITHOUT_LIMIT_S: Final = 3600.0
 """Lease duration in seconds of a request without a time limit."""
 
 
-class Refusal(NamedTuple):
-    """Limit that refused a request."""
-
-    scope: Scope
-    kind: LimitKind
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitDecision:
     """Decision about one request."""
 
-    refusal: Refusal | None = None
+    refused_by: Scope | None = None
+    """Scope of the limit that refuses; None if the request may pass."""
     tightest: LimitStatus | None = None
     """The limit that refuses, else the one with the least remaining."""
     tokens: LimitStatus | None = None
@@ -350,8 +344,8 @@ class Limiter:
 
     name: str
     rules: Rules = field(default_factory=Rules)
-    refusals: Counter[tuple[str, Refusal]] = field(default_factory=Counter)
-    """Number of refusals by endpoint."""
+    refusals: Counter[tuple[str, Scope, LimitKind]] = field(default_factory=Counter)
+    """Number of refusals by endpoint and limit."""
     most_accounts: int = MAX_ACCOUNTS
     _endpoints: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
     _named: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
@@ -373,10 +367,9 @@ class Limiter:
             return LimitDecision()
         subject, worst = max(statuses, key=lambda standing: standing[1].wait_s)
         if worst.wait_s > 0:
-            refusal = Refusal(subject.scope, worst.kind)
-            self.refusals[ask.endpoint, refusal] += 1
+            self.refusals[ask.endpoint, subject.scope, worst.kind] += 1
             of_tokens = worst if worst.kind in _OF_TOKENS else None
-            return LimitDecision(refusal=refusal, tightest=worst, tokens=of_tokens)
+            return LimitDecision(refused_by=subject.scope, tightest=worst, tokens=of_tokens)
         self._last_lease += 1
         lease = f"{self.name}-{self._last_lease:x}"
         until = moment.now + self.rules.longest_s.get(ask.endpoint, _WITHOUT_LIMIT_S) + _GRACE_S

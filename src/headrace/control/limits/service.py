@@ -25,7 +25,6 @@ from headrace.control.limits.limiter import (
     LimitRequest,
     LimitStatus,
     Moment,
-    Refusal,
     Rules,
     Scope,
 )
@@ -153,8 +152,8 @@ class LimitService:
     def refusals(self) -> list[tuple[Labels, float]]:
         """Return the refused requests by endpoint and kind of limit."""
         return [
-            ((("endpoint", endpoint), ("scope", limit.scope), ("limit", limit.kind)), float(count))
-            for (endpoint, limit), count in sorted(self.limiter.refusals.items())
+            ((("endpoint", endpoint), ("scope", scope), ("limit", kind)), float(count))
+            for (endpoint, scope, kind), count in sorted(self.limiter.refusals.items())
         ]
 
     async def _save(self) -> None:
@@ -223,14 +222,14 @@ def answer_of(ask: LimitRequest, decision: LimitDecision) -> "RateLimitAnswer":
             "x-ratelimit-remaining-tokens": f"{decision.tokens.remaining:.0f}",
             "x-ratelimit-reset-tokens": f"{math.ceil(decision.tokens.wait_s)}s",
         }
-    if decision.refusal is None or tightest is None:
+    if decision.refused_by is None or tightest is None:
         lease = {LEASE_HEADER: decision.lease} if decision.lease else {}
         return RateLimitAnswer(is_allowed=True, response_headers=headers, request_headers=lease)
     retry_after = {"retry-after": str(_seconds(tightest.wait_s))}
     return RateLimitAnswer(
         is_allowed=False,
         response_headers={**headers, **retry_after},
-        body=_refusal_text(ask, decision.refusal, tightest),
+        body=_refusal_text(ask, decision.refused_by, tightest),
     )
 
 
@@ -239,12 +238,12 @@ def _seconds(wait_s: float) -> int:
     return max(math.ceil(wait_s), 1)
 
 
-def _refusal_text(ask: LimitRequest, refusal: Refusal, standing: LimitStatus) -> str:
+def _refusal_text(ask: LimitRequest, scope: Scope, standing: LimitStatus) -> str:
     # `standing.limit` of a rate is its burst, as in the `x-ratelimit-limit` header.
-    is_rate = refusal.kind in {LimitKind.REQUESTS, LimitKind.ROWS, *TOKEN_KINDS}
+    is_rate = standing.kind in {LimitKind.REQUESTS, LimitKind.ROWS, *TOKEN_KINDS}
     number = f"burst {standing.limit:.0f}" if is_rate else f"{standing.limit:.0f}"
-    limit = f"{refusal.kind} ({number})"
-    match refusal.scope:
+    limit = f"{standing.kind} ({number})"
+    match scope:
         case Scope.ENDPOINT:
             whose = f"endpoint '{ask.endpoint}' has reached its {limit}"
         case Scope.CALLER:
@@ -252,8 +251,8 @@ def _refusal_text(ask: LimitRequest, refusal: Refusal, standing: LimitStatus) ->
         case Scope.TIER:
             whose = f"this caller has reached the {limit} of tier '{ask.tier}'"
         case _:
-            assert_never(refusal.scope)
-    if refusal.kind is LimitKind.CONCURRENT:
+            assert_never(scope)
+    if standing.kind is LimitKind.CONCURRENT:
         return f"too many requests at once: {whose}"
     return f"too many requests: {whose}; retry in {_seconds(standing.wait_s)} s"
 

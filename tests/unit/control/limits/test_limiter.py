@@ -20,7 +20,6 @@ from headrace.control.limits.limiter import (
     LimitRequest,
     LimitSubject,
     Moment,
-    Refusal,
     Rules,
     Scope,
     make_rules,
@@ -66,7 +65,7 @@ def a_limiter(
 
 
 def passed(limiter: Limiter, asks: Sequence[LimitRequest], moment: Moment) -> list[bool]:
-    return [limiter.ask(ask, moment).refusal is None for ask in asks]
+    return [limiter.ask(ask, moment).refused_by is None for ask in asks]
 
 
 def test_what_nobody_limits_passes_without_a_trace() -> None:
@@ -89,8 +88,8 @@ def test_each_caller_is_counted_for_itself_and_all_together_too() -> None:
 
     assert found == [True, True, True, False, True, False]
     assert limiter.refusals == {
-        ("m", Refusal(Scope.CALLER, LimitKind.REQUESTS)): 1,
-        ("m", Refusal(Scope.ENDPOINT, LimitKind.REQUESTS)): 1,
+        ("m", Scope.CALLER, LimitKind.REQUESTS): 1,
+        ("m", Scope.ENDPOINT, LimitKind.REQUESTS): 1,
     }
 
 
@@ -155,8 +154,8 @@ def test_rows_are_taken_by_their_average_and_corrected_when_they_are_known() -> 
     limiter.end(lease, rows=25.0, now=0.0)
 
     decision = limiter.ask(ALICE, at(0.0))
-    assert decision.refusal == Refusal(Scope.CALLER, LimitKind.ROWS)
     assert decision.tightest is not None
+    assert (decision.refused_by, decision.tightest.kind) == (Scope.CALLER, LimitKind.ROWS)
     wait_s = decision.tightest.wait_s
     assert 1.5 < wait_s < 2.2  # 15 rows are owed, and the average of one request has to be there
     assert passed(limiter, [ALICE], at(wait_s - 0.01)) == [False]
@@ -185,7 +184,7 @@ def test_callers_beyond_their_budget_of_tokens_get_their_budget(limits: LimitSpe
             limiter.end(lease, tokens=TokenUse(output=tokens), now=ended)
             got[who] += tokens
         decision = limiter.ask(LimitRequest(endpoint="m", caller=caller), at(now))
-        if decision.refusal is None:
+        if decision.refused_by is None:
             ends = now + draw.uniform(0.5, 15.0)
             heapq.heappush(running, (ends, caller, decision.lease, draw.randrange(50, 350)))
         heapq.heappush(arrivals, (now + draw.expovariate(1.0), caller))
@@ -247,16 +246,18 @@ def test_tokens_of_a_day_end_at_their_number_and_are_stored() -> None:
     limiter = a_limiter(per_caller=LimitSpec(tokens_per_day=100, requests_per_day=10))
     for expected in (True, True, False):
         decision = limiter.ask(ALICE, at(0.0))
-        assert (decision.refusal is None) is expected
+        assert (decision.refused_by is None) is expected
         limiter.end(decision.lease, tokens=TokenUse(output=60), now=0.0)
 
-    assert limiter.ask(ALICE, at(0.0)).refusal == Refusal(Scope.CALLER, LimitKind.TOKENS_DAY)
+    assert limiter.ask(ALICE, at(0.0)).refused_by is Scope.CALLER
+    assert limiter.refusals == {("m", Scope.CALLER, LimitKind.TOKENS_DAY): 2}
     unsaved = limiter.unsaved()
     assert unsaved == [used("caller:m:alice", 2), used("tokens/caller:m:alice", 120)]
     other = a_limiter(per_caller=LimitSpec(tokens_per_day=100, requests_per_day=10))
     other.restore(unsaved)
-    assert other.ask(ALICE, at(0.0)).refusal == Refusal(Scope.CALLER, LimitKind.TOKENS_DAY)
-    assert other.ask(ALICE, at(DAY_S)).refusal is None
+    assert other.ask(ALICE, at(0.0)).refused_by is Scope.CALLER
+    assert other.refusals == {("m", Scope.CALLER, LimitKind.TOKENS_DAY): 1}
+    assert other.ask(ALICE, at(DAY_S)).refused_by is None
 
 
 def test_rows_that_are_not_known_stay_taken_and_a_refused_request_has_none() -> None:
@@ -393,7 +394,7 @@ def test_limits_hold_whatever_comes_and_a_refusal_uses_nothing(
         ask = LimitRequest(endpoint="m", caller=event[1], tier=event[2])
         before = _state(limiter, now)
         decision = limiter.ask(ask, at(now))
-        if decision.refusal is not None:
+        if decision.refused_by is not None:
             assert decision.tightest is not None
             assert decision.tightest.wait_s > 0
             assert _state(limiter, now) == pytest.approx(before)
@@ -443,15 +444,15 @@ def test_who_comes_back_when_told_passes(
     refused = None
     for _ in range(count):
         decision = limiter.ask(ALICE, at(now, 100.0 + now))
-        if decision.refusal is not None:
+        if decision.refused_by is not None:
             refused = decision
             break
         leases.append(decision.lease)
         for lease, told in zip(leases, rows, strict=False):
             limiter.end(lease, rows=told, now=now)
-    if refused is None or refused.refusal is None or refused.tightest is None:
+    if refused is None or refused.tightest is None:
         return
-    if refused.refusal.kind is LimitKind.CONCURRENT:
+    if refused.tightest.kind is LimitKind.CONCURRENT:
         return  # that depends on others
 
     later = now + refused.tightest.wait_s + 1e-6
@@ -459,7 +460,8 @@ def test_who_comes_back_when_told_passes(
         limiter.end(lease, now=later)
     again = limiter.ask(ALICE, at(later, 100.0 + later))
 
-    assert again.refusal is None or again.refusal.kind is LimitKind.CONCURRENT
+    assert again.tightest is not None
+    assert again.refused_by is None or again.tightest.kind is LimitKind.CONCURRENT
 
 
 def test_the_service_counts_only_what_a_gateway_cannot() -> None:
