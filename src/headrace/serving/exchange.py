@@ -144,7 +144,8 @@ class Exchange(Ticket):
                     self.wire.respond(self, outcome)
                 except HeadraceError as error:
                     self.refuse(error)
-                else:
+                    return
+                if self.observers:
                     self._observe(outcome)
             else:
                 self.refuse(outcome)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from headrace.core import Datatype, TensorSpec
+from headrace.protocol import InferDecoder, InferEncoder
+from headrace.protocol.grpc_codec import GrpcInferCodec
 from headrace.protocol.grpc_wire import frame
 from headrace.protocol.protos import message_class
 from headrace.runtimes.gguf import LlmLoad
@@ -292,6 +294,31 @@ async def test_every_protocol_is_seen_alike() -> None:
     assert [answer.outputs for answer in found[1:4]] == [found[0].outputs] * 3
     assert values(found[0]) == [[2.0, 4.0], [3.0]]
     assert (await report(application))["predictions"]["counts"] == {"1": 4}
+
+
+@pytest.mark.parametrize("is_encoding", [False, True])
+async def test_a_bug_is_an_internal_error_in_the_callers_protocol(
+    monkeypatch: pytest.MonkeyPatch, *, is_encoding: bool
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    step = "encode" if is_encoding else "decode"
+    coders = (InferEncoder, GrpcInferCodec) if is_encoding else (InferDecoder, GrpcInferCodec)
+    for coder in coders:
+        monkeypatch.setattr(coder, step, broken)
+    application = an_application()
+    await observe(application, **ALL)
+    grpc = SPLIT | {"content-type": "application/grpc"}
+    service = "/inference.GRPCInferenceService/ModelInfer"
+    plain = await infer(application, (1, 2), headers=SPLIT)
+    call = await ask(application, "POST", service, grpc_body(1), grpc)
+
+    assert read(plain).status == 500
+    assert "internal error" in error_of(plain)
+    assert read(call).status == 200
+    assert "grpc-status: 13\r\ngrpc-message: internal error" in read(call).head
+    assert [answer.failed for answer in await answers(application)] == [True, True]
 
 
 async def test_trouble_while_looking_spoils_no_answer(
