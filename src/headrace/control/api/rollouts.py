@@ -22,7 +22,6 @@ from headrace.control.rollouts.status import (
     outlook_status,
     rollout_evidence,
     rollout_status,
-    strategy_of,
 )
 from headrace.core import (
     DeadlineExceededError,
@@ -214,7 +213,7 @@ async def _preview(
         else:
             simulation = await _simulated(SimulationRequest(settings=settings, load=load))
     return RolloutPreview(
-        strategy=strategy_of(settings).value,
+        strategy=settings.strategy,
         stages=tuple(
             StageView(
                 name=stage.name,

@@ -9,12 +9,8 @@ from typing import Any, TypeVar
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint
 from headrace.control.model.records import RolloutRecord
 from headrace.core.spec.rollout import (
-    AbSpec,
     BlueGreenSpec,
     CanarySpec,
-    RolloutSpec,
-    ShadowSpec,
-    StrategyName,
 )
 from headrace.rollout.outcomes import RolloutVerdict
 from headrace.rollout.outlook import Outlook
@@ -156,7 +152,7 @@ def rollout_status(
     return RolloutStatus(
         id=record.id,
         endpoint=record.endpoint,
-        strategy=strategy_of(state.settings).value,
+        strategy=state.settings.strategy,
         phase=state.phase.value,
         over=state.phase.is_over,
         from_version=old.revision.version if old else "",
@@ -185,19 +181,6 @@ def rollout_status(
 def outlook_status(expected: Outlook) -> OutlookStatus:
     """Return the document of an outlook."""
     return _display(OutlookStatus, expected)
-
-
-def strategy_of(settings: RolloutSpec) -> StrategyName:
-    """Return the strategy's name for users."""
-    match settings:
-        case CanarySpec():
-            return StrategyName.CANARY
-        case BlueGreenSpec():
-            return StrategyName.BLUE_GREEN
-        case AbSpec():
-            return StrategyName.AB
-        case ShadowSpec():
-            return StrategyName.SHADOW
 
 
 def _display(kind: type[Shown], source: object) -> Shown:

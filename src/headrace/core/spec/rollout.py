@@ -3,7 +3,6 @@
 Durations are seconds, weights percent, ratios 0 to 1.
 """
 
-from enum import StrEnum
 from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import Meta
@@ -21,15 +20,6 @@ The old version gets no requests then, so there is no rate to compare with, and 
 no baseline for today's callers. No production service fails every twentieth request, and one that
 does so is detected within seconds.
 """
-
-
-class StrategyName(StrEnum):
-    """Strategy of a rollout."""
-
-    CANARY = "canary"
-    BLUE_GREEN = "blue-green"
-    AB = "ab"
-    SHADOW = "shadow"
 
 
 OnTimeout = Literal["rollback", "pause", "promote"]
