@@ -50,9 +50,9 @@ def agreed(one: Array, other: Array, metric: DisagreementSpec = METRIC) -> bool:
 
 def test_answers_are_paired_whichever_comes_first() -> None:
     pairing = Pairing(metric=METRIC)
-    pairing.add_primary([answer("a", 1.0)], 0.0)
-    pairing.add_shadow([answer("a", 1.0), answer("b", 2.0)], 1.0)
-    pairing.add_primary([answer("b", 3.0)], 2.0)
+    pairing.add([answer("a", 1.0)], 0.0, are_copies=False)
+    pairing.add([answer("a", 1.0), answer("b", 2.0)], 1.0, are_copies=True)
+    pairing.add([answer("b", 3.0)], 2.0, are_copies=False)
 
     counts = pairing.take()
 
@@ -62,8 +62,8 @@ def test_answers_are_paired_whichever_comes_first() -> None:
 
 def test_pairs_that_were_counted_are_not_counted_again() -> None:
     pairing = Pairing(metric=METRIC)
-    pairing.add_primary([answer("a", 1.0)], 0.0)
-    pairing.add_shadow([answer("a", 1.0)], 0.0)
+    pairing.add([answer("a", 1.0)], 0.0, are_copies=False)
+    pairing.add([answer("a", 1.0)], 0.0, are_copies=True)
     pairing.take()
 
     assert pairing.take().pairs == 0
@@ -71,8 +71,8 @@ def test_pairs_that_were_counted_are_not_counted_again() -> None:
 
 def test_a_copy_that_the_shadow_failed_is_unanswered_and_no_disagreement() -> None:
     pairing = Pairing(metric=METRIC)
-    pairing.add_primary([answer("a", 1.0)], 0.0)
-    pairing.add_shadow([answer("a", failed=True)], 0.0)
+    pairing.add([answer("a", 1.0)], 0.0, are_copies=False)
+    pairing.add([answer("a", failed=True)], 0.0, are_copies=True)
 
     counts = pairing.take()
 
@@ -81,17 +81,17 @@ def test_a_copy_that_the_shadow_failed_is_unanswered_and_no_disagreement() -> No
 
 def test_a_request_that_the_baseline_failed_says_nothing_about_the_shadow() -> None:
     pairing = Pairing(metric=METRIC)
-    pairing.add_primary([answer("a", failed=True)], 0.0)
-    pairing.add_shadow([answer("a", 1.0)], 0.0)
+    pairing.add([answer("a", failed=True)], 0.0, are_copies=False)
+    pairing.add([answer("a", 1.0)], 0.0, are_copies=True)
 
     assert pairing.take().pairs == 0
 
 
 def test_answers_without_counterpart_are_let_go_when_they_are_old() -> None:
     pairing = Pairing(metric=METRIC)
-    pairing.add_primary([answer("old", 1.0)], 0.0)
-    pairing.add_primary([answer("new", 1.0)], 1000.0)
-    pairing.add_shadow([answer("old", 1.0), answer("new", 1.0)], 1000.0)
+    pairing.add([answer("old", 1.0)], 0.0, are_copies=False)
+    pairing.add([answer("new", 1.0)], 1000.0, are_copies=False)
+    pairing.add([answer("old", 1.0), answer("new", 1.0)], 1000.0, are_copies=True)
 
     assert pairing.take().pairs == 1
 
@@ -107,8 +107,8 @@ def test_waiting_answers_are_bounded_in_number_and_in_bytes(
     answers = [answer(name, *[1.0] * 100) for name in "abcd"]
     assert 1000 < answers[0].size_bytes < 1100
 
-    pairing.add_primary(answers, 0.0)
-    pairing.add_shadow(answers, 0.0)
+    pairing.add(answers, 0.0, are_copies=False)
+    pairing.add(answers, 0.0, are_copies=True)
 
     assert pairing.take().pairs == 2
 
@@ -119,8 +119,8 @@ def test_an_answer_larger_than_all_that_may_wait_is_let_go(
     monkeypatch.setattr(module, "_MAX_WAITING_BYTES", 10)
     pairing = Pairing(metric=METRIC)
 
-    pairing.add_primary([answer("a", 1.0)], 0.0)
-    pairing.add_shadow([answer("a", 1.0)], 0.0)
+    pairing.add([answer("a", 1.0)], 0.0, are_copies=False)
+    pairing.add([answer("a", 1.0)], 0.0, are_copies=True)
 
     assert pairing.take().pairs == 0
 
@@ -130,8 +130,7 @@ def test_every_pair_is_counted_once_in_any_order(order: list[tuple[str, int]]) -
     pairing = Pairing(metric=METRIC)
 
     for side, i in order:
-        add = pairing.add_primary if side == "p" else pairing.add_shadow
-        add([answer(str(i), float(i))], 0.0)
+        pairing.add([answer(str(i), float(i))], 0.0, are_copies=side == "s")
 
     assert pairing.take().pairs == 6
 

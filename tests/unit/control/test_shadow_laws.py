@@ -148,8 +148,8 @@ def outcome(seed: int, *, ids: Ids, model: Model, size: int = 8, trusting: bool 
         for _, headers, values in (one for one in late if one[0] < second + 1):
             shadow.answer(headers, {"score": values})
         late = [one for one in late if one[0] >= second + 1]
-        watch.pairing.add_primary(primary.page().answers, float(second))
-        watch.pairing.add_shadow(shadow.page().answers, float(second))
+        watch.pairing.add(primary.page().answers, float(second), are_copies=False)
+        watch.pairing.add(shadow.page().answers, float(second), are_copies=True)
         reading = RolloutReading(
             time_s=float(second), epoch="1", split=(0, 100), pairs=watch.pairing.take()
         )

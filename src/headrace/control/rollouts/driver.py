@@ -279,13 +279,11 @@ class RolloutDriver:
         assignments: list[Assignment] = []
         is_counted = watch.counter.knows_callers(reading)
         for replica, page in zip(ready, pages, strict=True):
-            is_shadow = view.record.state.traffic.mirror_percent > 0
-            if is_shadow and view.is_candidate(replica):
-                watch.pairing.add_shadow(page.answers, now)
-            elif is_shadow:
-                watch.pairing.add_primary(page.answers, now)
+            is_candidate = view.is_candidate(replica)
+            if view.record.state.traffic.mirror_percent > 0:
+                watch.pairing.add(page.answers, now, are_copies=is_candidate)
             elif is_counted:
-                answers = [(view.is_candidate(replica), answer) for answer in page.answers]
+                answers = [(is_candidate, answer) for answer in page.answers]
                 assignments += view.assignments(answers, self.clock.now())
         # Before the weights are known to be in force, as after a restart, lines wait.
         if view.logs_arms and self.arms_log is not None and reading.split is not None:

@@ -104,12 +104,12 @@ class IntervalCounter:
             self._step_since = reading.step_since
             self._seen, self.samples = (0, 0), 0
         if split is None or last is None:
-            self._note_predictions(reading)
+            self._counted.update(reading.predictions)
             return None
         is_cold = last.time_s - self._since < self.warmup_s
         classes = self._new_predictions(reading)
         if is_cold or reading.all_told:
-            self._note_predictions(reading)
+            self._counted.update(reading.predictions)
         candidate = _arm(last.candidate, reading.candidate, classes[True])
         baseline = _arm(last.baseline, reading.baseline, classes[False])
         if is_cold:
@@ -141,7 +141,7 @@ class IntervalCounter:
         no credit. It is the last interval of its split.
         """
         self._last, self._split = None, None
-        self._note_predictions(reading)
+        self._counted.update(reading.predictions)
         if reading.lost is None or (reading.lost, reading.epoch) != (last.split, last.epoch):
             return None
         share = share_of(reading.lost)
@@ -165,9 +165,6 @@ class IntervalCounter:
     def _goes_on(self, reading: RolloutReading) -> bool:
         last = self._last
         return last is not None and (last.split, last.epoch) == (reading.split, reading.epoch)
-
-    def _note_predictions(self, reading: RolloutReading) -> None:
-        self._counted.update(reading.predictions)
 
     def _new_predictions(self, reading: RolloutReading) -> dict[bool, Tally[tuple[str, str]]]:
         """Return new answers by arm, kind and class; counters stay unread until all reported."""
@@ -287,23 +284,18 @@ class Pairing:
     _shadow: _Waiting = field(default_factory=_Waiting)
     _counts: PairCounts = NO_PAIRS
 
-    def add_primary(self, answers: Iterable[RecordedAnswer], now: float) -> None:
-        """Add answers that callers got."""
+    def add(self, answers: Iterable[RecordedAnswer], now: float, *, are_copies: bool) -> None:
+        """Add answers that callers got, or answers to copies of requests."""
+        waiting = self._primary, self._shadow
+        others, own = waiting if are_copies else waiting[::-1]
         for answer in answers:
-            copy = self._shadow.pop(answer.answer_id)
-            if copy is None:
-                self._primary.add(answer, now)
+            counterpart = others.pop(answer.answer_id)
+            if counterpart is None:
+                own.add(answer, now)
+            elif are_copies:
+                self._compare(counterpart, answer)
             else:
-                self._compare(answer, copy)
-
-    def add_shadow(self, answers: Iterable[RecordedAnswer], now: float) -> None:
-        """Add answers to copies of requests."""
-        for answer in answers:
-            original = self._primary.pop(answer.answer_id)
-            if original is None:
-                self._shadow.add(answer, now)
-            else:
-                self._compare(original, answer)
+                self._compare(answer, counterpart)
 
     def take(self) -> PairCounts:
         """Return the counts since the last call."""

@@ -227,10 +227,6 @@ class LiveRollout:
         arm = self.candidate
         return arm is not None and replica.revision_id == arm.revision.id
 
-    def is_compared(self, replica: Replica) -> bool:
-        """Whether the candidate is compared with `replica`."""
-        return any(replica.revision_id == arm.revision.id for arm in self.comparison)
-
     def split(self) -> Split | None:
         """Return the weights of candidate and comparison in force; None while others are requested.
 
@@ -340,7 +336,8 @@ class LiveRollout:
 
     def is_counted(self, replica: Replica) -> bool:
         """Whether the replica belongs to one of the two compared arms."""
-        return self.is_candidate(replica) or self.is_compared(replica)
+        arms = (self.candidate, *self.comparison)
+        return any(arm is not None and replica.revision_id == arm.revision.id for arm in arms)
 
     @property
     def needs_answers(self) -> bool:
