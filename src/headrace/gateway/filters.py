@@ -7,7 +7,6 @@ stream's first route configures it, so public routes have no cost.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from headrace.core.headers import INTERNAL_HEADERS
@@ -310,15 +309,15 @@ def early_mutations() -> Sequence[Resource]:
 
 
 def http_filters(
-    settings: EnvoySettings,
-    descriptor_set: Path,
-    configs: Mapping[Extension, Resource] | None = None,
+    settings: EnvoySettings, configs: Mapping[Extension, Resource] | None = None
 ) -> Sequence[Resource]:
     """Return the HTTP filters in order, from the body limit to the router.
 
     Args:
         configs: Configurations of extensions; None for their files.
     """
+    from headrace.protocol import DESCRIPTOR_SET_PATH  # noqa: PLC0415  # loads the codecs
+
     extensions = {
         extension: _extension(settings, extension, configs)
         for extension in (IDENTIFY, LIMITS, FLOOD)
@@ -336,7 +335,7 @@ def http_filters(
             _EXTRACTION_FILTER,
             "envoy.extensions.filters.http.grpc_field_extraction.v3.GrpcFieldExtractionConfig",
             {
-                "descriptor_set": {"filename": str(descriptor_set)},
+                "descriptor_set": {"filename": str(DESCRIPTOR_SET_PATH)},
                 "extractions_by_method": _extractions(),
             },
         ),

@@ -6,7 +6,6 @@ a replica, gRPC callers the text in `grpc-message`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from headrace.gateway.access_log import access_log, arms_log
@@ -208,7 +207,7 @@ def build_listeners(
     Args:
         configs: Configurations of extensions; None for their files.
     """
-    filters = http_filters(settings, _descriptor_set(settings), configs)
+    filters = http_filters(settings, configs)
     manager = _connection_manager(settings, routes, filters, counts_all=settings.counts_all)
     own = _connection_manager(settings, routes, without_auth_filters(filters), counts_all=False)
     return [
@@ -355,11 +354,3 @@ def _http2(settings: EnvoySettings) -> Resource:
         "initial_stream_window_size": window,
         "initial_connection_window_size": window,
     }
-
-
-def _descriptor_set(settings: EnvoySettings) -> Path:
-    if settings.descriptor_set is not None:
-        return settings.descriptor_set
-    from headrace.protocol import DESCRIPTOR_SET_PATH  # noqa: PLC0415  # loads the codecs
-
-    return DESCRIPTOR_SET_PATH

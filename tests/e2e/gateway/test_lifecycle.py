@@ -172,10 +172,10 @@ async def test_the_end_of_envoy_is_noticed_and_it_can_start_again(lab: Lab) -> N
 
 
 async def test_an_envoy_that_cannot_start_says_why(lab: Lab) -> None:
-    missing = lab.directory / "missing.pb"
+    log = lab.directory / "missing" / "arms.log"
 
-    with pytest.raises(SnapshotRejectedError, match=r"missing\.pb"):
-        await lab.start(descriptor_set=missing)
+    with pytest.raises(SnapshotRejectedError, match=r"missing/arms\.log"):
+        await lab.start(arms_log=log)
 
     assert not lab.gateways[-1].is_running()
 

@@ -123,12 +123,7 @@ def endpoint_lists(draw: st.DrawFn) -> list[EndpointRoute]:
 
 
 def gateway_settings(**changes: Any) -> EnvoySettings:  # noqa: ANN401  # any field's type
-    values: dict[str, Any] = {
-        "run_dir": Path("/run/headrace"),
-        "descriptor_set": Path("/run/oip.pb"),
-        **changes,
-    }
-    return EnvoySettings(**values)
+    return EnvoySettings(**{"run_dir": Path("/run/headrace"), **changes})
 
 
 def plain(resource: object) -> Any:  # noqa: ANN401  # tests read into it

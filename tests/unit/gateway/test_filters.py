@@ -42,7 +42,7 @@ def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
     tmp_path: Path,
 ) -> None:
     settings = EnvoySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
-    filters = http_filters(settings, tmp_path / "oip.pb")
+    filters = http_filters(settings)
     off = {str(one["name"]) for one in filters if one.get("disabled")}
 
     cors = allowing_origins(CorsSpec(allow_origins=("*",)))
@@ -56,7 +56,7 @@ def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
 def test_who_calls_is_asked_before_a_message_is_read_and_what_it_may_after(
     tmp_path: Path,
 ) -> None:
-    filters = http_filters(EnvoySettings(run_dir=tmp_path), tmp_path / "oip.pb")
+    filters = http_filters(EnvoySettings(run_dir=tmp_path))
     names = [str(one["name"]) for one in filters]
 
     before, reads, after = "headrace.identify", "headrace.select", "headrace.authorize"
@@ -68,7 +68,7 @@ def test_who_calls_is_asked_before_a_message_is_read_and_what_it_may_after(
 
 def test_our_own_requests_meet_every_filter_but_those_that_ask(tmp_path: Path) -> None:
     settings = EnvoySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
-    filters = http_filters(settings, tmp_path / "oip.pb")
+    filters = http_filters(settings)
 
     left = {str(one["name"]) for one in filters} - {
         str(one["name"]) for one in without_auth_filters(filters)
