@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from io import StringIO
 from typing import Any, Final, TypeAlias
@@ -114,7 +114,7 @@ class ClusterTarget:
 
     namespace: str = "default"
 
-    services: Services | None = None
+    services: Services = field(default_factory=dict)
     """Names and ports of existing Services by endpoint and version."""
 
     def service(self, endpoint: Endpoint, version: Version) -> tuple[str, int | None]:
@@ -122,7 +122,7 @@ class ClusterTarget:
 
         The driver's Service if its name is known; else a plain name.
         """
-        named_service = (self.services or {}).get((endpoint.name, version.number))
+        named_service = self.services.get((endpoint.name, version.number))
         if named_service is not None:
             return named_service
         if version.revision:
@@ -132,7 +132,7 @@ class ClusterTarget:
 
     def has_drivers_service(self, endpoint: Endpoint, version: Version) -> bool:
         """Whether the Service of a version is created by the driver, so that it has HTTP only."""
-        is_given = (endpoint.name, version.number) in (self.services or {})
+        is_given = (endpoint.name, version.number) in self.services
         return bool(version.revision) and not is_given
 
     def metadata(self, name: str, labels: Mapping[str, str]) -> Body:

@@ -43,10 +43,8 @@ def has_grpc_route(endpoint: Endpoint, target: ClusterTarget) -> bool:
     )
 
 
-def grpc_notes(facts: ExportFacts, target: ClusterTarget, port: int | None) -> Iterator[ExportNote]:
-    """Yield gRPC's requirements, and endpoints without gRPC route; `port` None: no routes."""
-    if port is None:
-        return
+def grpc_notes(facts: ExportFacts, target: ClusterTarget) -> Iterator[ExportNote]:
+    """Yield gRPC's requirements, and endpoints without gRPC route."""
     if any(has_grpc_route(endpoint, target) for endpoint in facts.endpoints):
         if len(facts.endpoints) > 1:
             yield ExportNote(
@@ -54,7 +52,7 @@ def grpc_notes(facts: ExportFacts, target: ClusterTarget, port: int | None) -> I
                 f"{MODEL_HEADER}"
             )
         yield ExportNote(
-            f"gRPC: the Services need port {port}, with replicas that serve gRPC there"
+            f"gRPC: the Services need port {GRPC_PORT}, with replicas that serve gRPC there"
         )
     for endpoint in facts.endpoints:
         if not is_language_model(endpoint) and any(
@@ -87,7 +85,7 @@ def service_notes(facts: ExportFacts, target: ClusterTarget) -> Iterator[ExportN
         for version in endpoint.versions
         if version.upstream is None
         and not version.revision
-        and (endpoint.name, version.number) not in (target.services or {})
+        and (endpoint.name, version.number) not in target.services
     ]
     if guessed:
         yield ExportNote(
@@ -134,9 +132,6 @@ class GatewayApiOptions:
     grpc: bool = True
     """Whether replicas serve gRPC, too."""
 
-    grpc_port: int = GRPC_PORT
-    """gRPC port of their Services."""
-
     inference_pool: bool = False
     """Whether routes of language models lead to InferencePools, whose endpoint pickers choose the
     pod, and not to Services."""
@@ -174,9 +169,8 @@ def gateway_api(facts: ExportFacts, target: ClusterTarget, options: GatewayApiOp
         )
         documents.append(route("HTTPRoute", metadata, options, [rule]))
     losses = [*implied_access(facts, *NO_AUTHENTICATION), *_losses(facts, target)]
-    grpc_port = options.grpc_port if options.grpc else None
     notes = [
-        *grpc_notes(facts, target, grpc_port),
+        *(grpc_notes(facts, target) if options.grpc else ()),
         *service_notes(facts, target),
         *(_language_model_notes(language_models, options) if language_models else ()),
     ]
@@ -193,7 +187,7 @@ def _routed(facts: ExportFacts, target: ClusterTarget) -> Iterator[Endpoint]:
 
 
 def _has_service(endpoint: Endpoint, version: Version, target: ClusterTarget) -> bool:
-    return version.upstream is None or (endpoint.name, version.number) in (target.services or {})
+    return version.upstream is None or (endpoint.name, version.number) in target.services
 
 
 def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) -> list[Body]:
@@ -250,10 +244,7 @@ def _documents(
     yield from _routes("HTTPRoute", endpoint, target, options, rules)
     if not options.grpc or not has_grpc_route(endpoint, target):
         return
-    grpc = {
-        v.number: _backend(endpoint, v, target, options.grpc_port, is_grpc=True)
-        for v in endpoint.versions
-    }
+    grpc = {v.number: _backend(endpoint, v, target, GRPC_PORT) for v in endpoint.versions}
     method = {"type": "Exact", "service": SERVICE}
     named = [] if alone else [_header(MODEL_HEADER, endpoint.name)]
     match: Body = {"method": method, **({"headers": named} if named else {})}
@@ -370,11 +361,9 @@ def route(
     return manifest(API, kind, metadata, spec=spec)
 
 
-def _backend(
-    endpoint: Endpoint, version: Version, target: ClusterTarget, port: int, *, is_grpc: bool = False
-) -> Body:
+def _backend(endpoint: Endpoint, version: Version, target: ClusterTarget, port: int) -> Body:
     name, own_port = target.service(endpoint, version)
-    return {"name": name, "port": port if is_grpc else own_port or port}
+    return {"name": name, "port": port if port == GRPC_PORT else own_port or port}
 
 
 def _weighted(endpoint: Endpoint) -> list[Version]:
@@ -402,12 +391,11 @@ def _losses(facts: ExportFacts, target: ClusterTarget) -> Iterator[Loss]:
                 "remove those with the smallest shares",
             )
         for version in endpoint.versions:
-            key = (endpoint.name, version.number)
             if not _has_service(endpoint, version, target):
                 yield Loss(
                     f"{version.location}.upstream",
                     "a route can only refer to Services",
-                    f"create one for it: --service {key[0]}:{key[1]}=NAME:PORT",
+                    f"create one for it: --service {endpoint.name}:{version.number}=NAME:PORT",
                 )
 
 

@@ -90,7 +90,7 @@ def gateway_api(
     facts = options.facts(plane, with_revisions=True)
     target = replace(routes.target(), grpc=not no_grpc, inference_pool=inference_pool)
     namespace = cluster.place(service)
-    check_versions("--service", facts, namespace.services or {})
+    check_versions("--service", facts, namespace.services)
     options.write(deploy.gateway_api(facts, namespace, target))
 
 
