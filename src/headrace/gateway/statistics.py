@@ -118,9 +118,7 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
             errors=errors,
             rejections=rejections,
             abandoned=min(self.abandoned + other.abandoned, requests - errors - rejections),
-            latency=_sum(self.latency, other.latency),
-            per_token=_sum(self.per_token, other.per_token),
-            output_tokens=_sum(self.output_tokens, other.output_tokens),
+            **{name: _sum(getattr(self, name), getattr(other, name)) for name in _HISTOGRAMS},
         )
 
 
@@ -533,12 +531,10 @@ class Handshakes:
 
 def read_handshakes(match: Mapping[str, str | int]) -> dict[tuple[str, str], Handshakes]:
     """Return Envoy's counters and gauges, by endpoint and arm key."""
-    counts: dict[tuple[str, str], dict[str, int]] = {}
+    counts: dict[Arm, Counter[str]] = {}
     for name, value in match.items():
         _, cluster, description = name.split(".", 2)
         arm = arm_of(cluster)
         if arm is not None:
-            fields = counts.setdefault(arm, {})
-            field = _FIELDS[description]
-            fields[field] = fields.get(field, 0) + int(value)
+            counts.setdefault(arm, Counter())[_FIELDS[description]] += int(value)
     return {arm: Handshakes(**fields) for arm, fields in counts.items()}
