@@ -3,6 +3,7 @@
 The documentation shows this table, and exports refuse by it.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from headrace.core.spec.kubernetes import Autoscaler
@@ -88,13 +89,7 @@ _NO_KEDA = no(
     rest="`keda`",
 )
 _NO_FOREIGN = no("serves models, not another's server", "export for Envoy, Kong or gateway-api")
-_PUBLIC_ONLY = FeatureSupport(
-    outcome=_NO_AUTH.outcome,
-    note=_NO_AUTH.note,
-    remedy=_NO_AUTH.remedy,
-    when=lambda access: access != "public",
-    rest="all but `public`",
-)
+_PUBLIC_ONLY = replace(_NO_AUTH, when=lambda access: access != "public", rest="all but `public`")
 
 
 def _rollout(title: str, fields: str, by_argo: FeatureSupport) -> SpecFeature:
@@ -379,18 +374,11 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         *(about("each node counts for itself"), _BEHIND, _NO_COUNT),
     ),
     row(
-        "Limits: rows, concurrency",
-        "endpoints[].limits: rows_per_s max_concurrent endpoints[].limits.per_caller: "
-        "rows_per_s max_concurrent",
-        *(_NO_LIMIT,) * 3,
-        *(_NO_COUNT, _BEHIND, _NO_COUNT),
-    ),
-    row(
-        "Limits: tokens",
-        "endpoints[].limits: tokens_per_minute input_tokens_per_minute "
+        "Limits: rows, concurrency, tokens",
+        "endpoints[].limits: rows_per_s max_concurrent tokens_per_minute input_tokens_per_minute "
         "output_tokens_per_minute tokens_per_day token_weights "
-        "endpoints[].limits.per_caller: tokens_per_minute input_tokens_per_minute "
-        "output_tokens_per_minute tokens_per_day token_weights",
+        "endpoints[].limits.per_caller: rows_per_s max_concurrent tokens_per_minute "
+        "input_tokens_per_minute output_tokens_per_minute tokens_per_day token_weights",
         *(_NO_LIMIT,) * 3,
         *(_NO_COUNT, _BEHIND, _NO_COUNT),
     ),
@@ -409,14 +397,7 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     ),
     row(
         "Size of a request",
-        "endpoints[].limits.max_body_bytes",
-        _NO_LIMIT,
-        *(_SETTINGS, _SETTINGS),
-        *(yes(), yes("up to 10 MB, by the gateway behind"), yes()),
-    ),
-    row(
-        "Size of a request, of the gateway",
-        "gateway.max_body_bytes",
+        "endpoints[].limits.max_body_bytes gateway.max_body_bytes",
         _NO_LIMIT,
         *(_SETTINGS, _SETTINGS),
         *(yes(), yes("up to 10 MB, by the gateway behind"), yes()),

@@ -33,10 +33,6 @@ _UNSEEN: Final = {
     ("Network of the replicas", ExportTarget.ARGO_ROLLOUTS): "a note only: pods have a network",
     ("Tokens: keys from a URL", ExportTarget.AWS_APIGATEWAY): "a note only: the issuer says where",
     ("Size of a request", ExportTarget.AWS_APIGATEWAY): "the gateway behind it does it",
-    (
-        "Size of a request, of the gateway",
-        ExportTarget.AWS_APIGATEWAY,
-    ): "the gateway behind it does it",
 }
 """What is expressed without a word in the documents."""
 

@@ -85,12 +85,10 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "Limits: requests per second": _e(limits={"requests_per_s": 9}),
     "Limits: burst": _e(limits={"requests_per_s": 9, "burst": 20}),
     "Limits: requests per day": _e(limits={"requests_per_day": 9}),
-    "Limits: rows, concurrency": _e(limits={"max_concurrent": 9}),
-    "Limits: tokens": _e(limits={"tokens_per_minute": 9000}),
+    "Limits: rows, concurrency, tokens": _e(limits={"tokens_per_minute": 9000}),
     "Limits per caller": _e(limits={"per_caller": {"requests_per_s": 9}}),
     "Limits per caller: burst": _e(limits={"per_caller": {"requests_per_s": 9, "burst": 20}}),
     "Size of a request": _e(limits={"max_body_bytes": 5000}),
-    "Size of a request, of the gateway": {"gateway": {"max_body_bytes": 5000}},
     "The gateway's client certificates": {
         "gateway": {"tls": {**_TLS, "client_ca_file": "/tls/clients.pem"}}
     },
