@@ -61,7 +61,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     candidate: str
     runs: int
-    requests_per_s: float
     rolled_back_s: tuple[float, ...]
     """Time when each run was rolled back."""
     promoted_s: tuple[float, ...]
@@ -387,8 +386,7 @@ def simulate(
                 progress((i + second / duration_s) / len(parts))
         tallies.append(tally)
     return [
-        _result(tallies, slice(i * runs, (i + 1) * runs), c.name, world.requests_per_s)
-        for i, c in enumerate(candidates)
+        _result(tallies, slice(i * runs, (i + 1) * runs), c.name) for i, c in enumerate(candidates)
     ]
 
 
@@ -434,9 +432,7 @@ class _Tally:
             when[is_set & np.isinf(when)] = second
 
 
-def _result(
-    tallies: Sequence[_Tally], which: slice, candidate: str, requests_per_s: float
-) -> Result:
+def _result(tallies: Sequence[_Tally], which: slice, candidate: str) -> Result:
     """Return the outcomes of the runs `which`, counted over all tallies."""
     back_s, on_s, naive_s, naive_now, metric = (
         np.concatenate([getattr(tally, name) for tally in tallies])[which]
@@ -446,7 +442,6 @@ def _result(
     return Result(
         candidate=candidate,
         runs=len(back_s),
-        requests_per_s=requests_per_s,
         rolled_back_s=_sorted(back_s[is_back]),
         promoted_s=_sorted(on_s[is_on]),
         ever_rolled_back_s=_sorted(back_s[np.isfinite(back_s)]),
@@ -498,26 +493,23 @@ def z_test_rejects(
 class Power(msgspec.Struct, frozen=True, kw_only=True):
     """Change of one metric: the expected and the simulated requests."""
 
-    change: str
     expected: Expected
     expected_s: float | None
     result: Result
 
 
-def changes(world: SimulatedBaseline) -> list[tuple[str, str, SimulatedCandidate]]:
-    """Return the changes in the power table: metric, display name, candidate."""
-    table = [("errors", "no change", SimulatedCandidate(name="no change"))]
+def changes(world: SimulatedBaseline) -> list[tuple[str, SimulatedCandidate]]:
+    """Return the changes in the power table: metric and candidate."""
+    table = [("errors", SimulatedCandidate(name="no change"))]
     for more in (0.01, 0.05, 0.2):
         name = f"errors {100 * more:.0f} % higher (relative)"
-        table.append(
-            ("errors", name, SimulatedCandidate(name=name, more_errors=more * world.errors))
-        )
-    for more, name in ((0.01, "1 point"), (0.05, "5 points"), (0.2, "20 points")):
-        change = f"errors {name} higher"
-        table.append(("errors", change, SimulatedCandidate(name=change, more_errors=more)))
+        table.append(("errors", SimulatedCandidate(name=name, more_errors=more * world.errors)))
+    for more, points in ((0.01, "1 point"), (0.05, "5 points"), (0.2, "20 points")):
+        name = f"errors {points} higher"
+        table.append(("errors", SimulatedCandidate(name=name, more_errors=more)))
     for times in (1.1, 1.5, 2.0, 3.0):
         name = f"p99 times {times:g}"
-        table.append(("latency", name, SimulatedCandidate(name=name, times_slower=times)))
+        table.append(("latency", SimulatedCandidate(name=name, times_slower=times)))
     return table
 
 
@@ -526,9 +518,9 @@ def power_table(
 ) -> list[Power]:
     """Return the rows of the table, for the results of `changes` in their order."""
     rows = []
-    for (metric, name, candidate), result in zip(changes(world), results, strict=True):
+    for (metric, candidate), result in zip(changes(world), results, strict=True):
         expected = expected_requests(world, candidate, settings, metric=metric)
         needed = [n for n in (expected.until_worse, expected.until_tolerated) if n is not None]
         expected_s = min(needed) / world.requests_per_s if needed else None
-        rows.append(Power(change=name, expected=expected, expected_s=expected_s, result=result))
+        rows.append(Power(expected=expected, expected_s=expected_s, result=result))
     return rows

@@ -505,14 +505,14 @@ def test_larger_effects_take_fewer_requests() -> None:
 
 def test_the_power_table_has_a_row_for_each_change() -> None:
     world = SimulatedBaseline(weight=0.5, moves=False)
-    candidates = [candidate for _, _, candidate in changes(world)]
+    candidates = [candidate for _, candidate in changes(world)]
     results = simulate(
         world, candidates, CanarySpec(), runs=2, duration_s=5, rng=np.random.default_rng(1)
     )
 
     rows = power_table(world, CanarySpec(), results)
 
-    assert [row.change for row in rows] == [candidate.name for candidate in candidates]
+    assert [row.result.candidate for row in rows] == [candidate.name for candidate in candidates]
     assert {row.expected.metric for row in rows} == {"errors", "latency"}
     assert all(row.expected_s is not None for row in rows)
     assert msgspec.to_builtins(rows[0])["result"]["runs"] == 2

@@ -51,7 +51,7 @@ def result_document(result: Result, *, is_same: bool) -> dict[str, object]:
 def power_document(row: Power) -> dict[str, object]:
     """Return one row of the power table as JSON."""
     return {
-        "change": row.change,
+        "change": row.result.candidate,
         "metric": row.expected.metric,
         "expected_requests_until_worse": row.expected.until_worse,
         "expected_requests_until_tolerated": row.expected.until_tolerated,
@@ -88,7 +88,7 @@ def result_text(result: Result, *, alpha: float, is_same: bool) -> list[Text]:
 def power_text(rows: list[Power], duration_s: int) -> list[Text]:
     """Return the power table as text."""
     columns: dict[str, Column] = {
-        "change": lambda row: row.change,
+        "change": lambda row: row.result.candidate,
         "requests to reject": lambda row: _number(row.expected.until_worse),
         "requests to accept": lambda row: _number(row.expected.until_tolerated),
         "expected": lambda row: duration_text(row.expected_s),
@@ -336,7 +336,7 @@ def _candidates(
             msg = f"the scenario {scenario} has no effect to set"
             raise typer.BadParameter(msg, param_hint="--effect")
         is_power = scenario is Scenario.POWER
-        return [c for _, _, c in changes(world)] if is_power else [SimulatedCandidate()]
+        return [c for _, c in changes(world)] if is_power else [SimulatedCandidate()]
     usual, field, text = _EFFECTS[scenario]
     size = usual if effect is None else effect
     if field.startswith("times") and size <= 0.0:
