@@ -15,10 +15,10 @@ import msgspec
 from headrace.console.try_it import (
     access_of,
     curl_of,
+    gateway_client,
     headers_with,
     is_language_model,
     main_version,
-    trust_in,
 )
 from headrace.console.view import GatewayLocation, PageRequest, PageView, RefusedError
 from headrace.control.api.endpoints import EndpointView
@@ -116,11 +116,10 @@ async def open_chat(
     Raises:
         RefusedError: The gateway does not answer.
     """
-    timeout = httpx.Timeout(_CONNECT_S, read=_SILENCE_S)
-    client = httpx.AsyncClient(verify=trust_in(gateway.ca), timeout=timeout, trust_env=False)
+    client = gateway_client(gateway, httpx.Timeout(_CONNECT_S, read=_SILENCE_S))
     try:
-        url = f"{gateway.url}{_CHAT_PATH}"
-        request = client.build_request("POST", url, content=body, headers=headers_with(key))
+        headers = headers_with(key)
+        request = client.build_request("POST", _CHAT_PATH, content=body, headers=headers)
         response = await client.send(request, stream=True)
     except (httpx.HTTPError, UnicodeEncodeError) as error:
         await client.aclose()

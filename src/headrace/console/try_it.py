@@ -81,7 +81,7 @@ async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) ->
     fields = [] if version is None else fields_of(version.signature, form or {})
     path = f"/v2/models/{name}/infer"
     body, problem = _body(fields, form)
-    needs_key = bool(access_of(endpoint))
+    access = access_of(endpoint)
     answer = None
     if form is not None and not problem:
         answer = await _send(gateway, path, body, key=form.get("key", "").strip())
@@ -96,18 +96,18 @@ async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) ->
             "body": body,
             "problem": problem,
             "answer": answer,
-            "access": access_of(endpoint),
-            "curl": curl_of(gateway, path, body, needs_key=needs_key),
-            "python": python_of(gateway, name, fields, needs_key=needs_key),
+            "access": access,
+            "curl": curl_of(gateway, path, body, needs_key=bool(access)),
+            "python": python_of(gateway, name, fields, needs_key=bool(access)),
         },
     )
 
 
 async def main_version(request: PageRequest, endpoint: EndpointView) -> KnownVersion | None:
     """Return the version with most requests; None if its signature is unknown."""
-    revisions = sorted(endpoint.status.revisions, key=lambda revision: -revision.weight)
-    name, colon, version = revisions[0].model.rpartition(":") if revisions else ("", "", "")
-    if not colon:
+    main = max(endpoint.status.revisions, key=lambda revision: revision.weight, default=None)
+    name, _, version = ("" if main is None else main.model).rpartition(":")
+    if not name:
         return None
     return await request.visitor.find(f"/api/v1/models/{name}/versions/{version}", KnownVersion)
 
@@ -189,18 +189,15 @@ def _body(fields: list[FormField], form: Mapping[str, str] | None) -> tuple[str,
     if wrong:
         return _EMPTY, "; ".join(wrong)
     tensors = [_tensor(field.name, field.datatype, field.shape, field.data) for field in fields]
-    return json.dumps({"inputs": tensors}, separators=(", ", ": ")), ""
+    return json.dumps({"inputs": tensors}), ""
 
 
 async def _send(gateway: GatewayLocation, path: str, body: str, *, key: str) -> TryItResponse:
     """Send the request to the endpoint."""
     started = time.perf_counter()
     try:
-        async with httpx.AsyncClient(
-            verify=trust_in(gateway.ca), timeout=_TIMEOUT_S, trust_env=False
-        ) as client:
-            url = f"{gateway.url}{path}"
-            response = await client.post(url, content=body, headers=headers_with(key))
+        async with gateway_client(gateway, httpx.Timeout(_TIMEOUT_S)) as client:
+            response = await client.post(path, content=body, headers=headers_with(key))
     except (httpx.HTTPError, UnicodeEncodeError) as error:
         text = str(error) or type(error).__name__
         return TryItResponse(status=0, took_s=0.0, version="", text=text, is_error=True)
@@ -231,14 +228,14 @@ def headers_with(key: str) -> dict[str, str]:
     return headers | {KEY_HEADER: key} if key else headers
 
 
-def trust_in(ca: str) -> ssl.SSLContext | bool:
-    """Trust in the gateway's own certificate, independent of its names."""
-    if not ca:
-        return False  # plain text: nothing to verify
-    context = ssl.create_default_context(cafile=ca)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
+def gateway_client(gateway: GatewayLocation, timeout: httpx.Timeout) -> httpx.AsyncClient:
+    """Return a client that trusts the gateway's own certificate, independent of its names."""
+    trust: ssl.SSLContext | bool = False  # plain text: nothing to verify
+    if gateway.ca:
+        trust = ssl.create_default_context(cafile=gateway.ca)
+        trust.check_hostname = False
+        trust.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return httpx.AsyncClient(base_url=gateway.url, verify=trust, timeout=timeout, trust_env=False)
 
 
 def _display(response: httpx.Response) -> tuple[str, str]:
