@@ -172,16 +172,11 @@ class IntervalCounter:
         if not reading.all_told:
             return tallies
         for name, now in reading.predictions.items():
-            before = self._counted.get(name)
-            counts = before.counts if before and _went_on(before, now) else {}
-            for label, count in now.counts.items():
-                tallies[now.is_candidate][now.kind, label] += count - counts.get(label, 0)
+            earlier, counts = self._counted.get(name), Tally(now.counts)
+            before = Tally(earlier.counts) if earlier else Tally[str]()
+            more = counts - before if before <= counts else counts  # else the process restarted
+            tallies[now.is_candidate].update({(now.kind, label): n for label, n in more.items()})
         return tallies
-
-
-def _went_on(before: Predictions, now: Predictions) -> bool:
-    """Whether `now` continues the counts of `before`; if not, the process restarted."""
-    return all(now.counts.get(label, 0) >= count for label, count in before.counts.items())
 
 
 def _arm(before: ArmStatistics, now: ArmStatistics, classes: Tally[tuple[str, str]]) -> ArmCounts:
@@ -201,8 +196,7 @@ def _arm(before: ArmStatistics, now: ArmStatistics, classes: Tally[tuple[str, st
 
 
 def _added(before: Mapping[Bucket, int], now: Mapping[Bucket, int]) -> dict[Bucket, int]:
-    more = {bucket: count - before.get(bucket, 0) for bucket, count in sorted(now.items())}
-    return {bucket: count for bucket, count in more.items() if count > 0}
+    return dict(sorted((Tally(now) - Tally(before)).items()))
 
 
 def _cold(counts: ArmCounts) -> ArmCounts:
