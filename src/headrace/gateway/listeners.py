@@ -195,6 +195,7 @@ _PRIVATE_MODE: Final = 0o600
 _HANDSHAKE_TIMEOUT_S: Final = 10.0
 _FRAMING_BYTES: Final = 64 << 10
 _SMALLEST_WINDOW_BYTES: Final = 1 << 20
+_STREAMS_PER_CONNECTION: Final = 1024
 
 
 def build_listeners(
@@ -350,7 +351,7 @@ def _http2(settings: EnvoySettings) -> Resource:
     """
     window = max(settings.max_body_bytes + _FRAMING_BYTES, _SMALLEST_WINDOW_BYTES)
     return {
-        "max_concurrent_streams": settings.max_concurrent_streams,
+        "max_concurrent_streams": _STREAMS_PER_CONNECTION,
         "initial_stream_window_size": window,
         "initial_connection_window_size": window,
     }

@@ -333,8 +333,6 @@ class EnvoySettings:
     """
     connections: ConnectionsSpec = _CONNECTIONS
     """Limits of callers' connections."""
-    max_concurrent_streams: int = 1024
-    """HTTP/2 streams per connection."""
     max_requests_per_replica: int = 4096
     """Requests in flight per replica."""
     envoy: Path | None = None
@@ -380,8 +378,7 @@ class EnvoySettings:
         for port in (self.http_port, self.grpc_port):
             _check_between("port", port, 1, _MAX_PORT)
         _check_between("max_body_bytes", self.max_body_bytes, 1, _MAX_BODY_BYTES)
-        for name in ("max_concurrent_streams", "max_requests_per_replica"):
-            _check_between(name, getattr(self, name), 1, 2**31 - 1)
+        _check_between("max_requests_per_replica", self.max_requests_per_replica, 1, 2**31 - 1)
         if self.concurrency is not None:
             _check_between("concurrency", self.concurrency, 1, 1024)
         for address in (self.control_address, self.limits_address):
