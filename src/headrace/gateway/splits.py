@@ -132,13 +132,10 @@ def _split(
     by_hash = {} if sticky is None else {"hash_policy": [_hash_policy(endpoint, sticky)]}
     if all(arm is first for arm, _ in split):
         cluster = _cluster(endpoint, first, protocol, falls_back=True)
-        to_first = _to_arm({"route": {"cluster": cluster, **limits}}, first, protocol)
-        action = _with_headers(to_first, _paired(first, mirror))
+        action = _to_arm({"route": {"cluster": cluster, **limits}}, first, protocol, mirror)
     else:
         clusters: list[Json] = [
-            _with_headers(
-                _to_arm({"name": cluster, "weight": w}, arm, protocol), _paired(arm, mirror)
-            )
+            _to_arm({"name": cluster, "weight": w}, arm, protocol, mirror)
             for arm, w in split
             for cluster in (_cluster(endpoint, arm, protocol, falls_back=True),)
         ]
@@ -165,16 +162,27 @@ def _cluster(
     return openai_cluster(endpoint.name, arm)
 
 
-def _to_arm(action: Resource, arm: RevisionTarget, protocol: CallProtocol) -> Resource:
+def _to_arm(
+    action: Resource,
+    arm: RevisionTarget,
+    protocol: CallProtocol,
+    mirror: RevisionTarget | None = None,
+) -> Resource:
     """Return `action`, or a split's cluster, with the settings of the path to `arm`.
+
+    A request and its copy for `mirror` get a common id if both go to replicas. Envoy creates it for
+    each request before it makes the copy, which therefore has the same one. The caller's
+    `x-request-id` is not used because callers may repeat it.
 
     Upstreams' clusters remove API keys themselves: another `authorization` may be meant for them.
     gRPC servers get gRPC unchanged.
     """
     action = _with_headers(action, _named(arm))
-    if arm.upstream is None:
-        return without_credentials(action)
-    return with_filters(action, BRIDGED_ELSEWHERE) if protocol is CallProtocol.GRPC else action
+    if arm.upstream is not None:
+        return with_filters(action, BRIDGED_ELSEWHERE) if protocol is CallProtocol.GRPC else action
+    if mirror is not None and mirror.upstream is None:
+        action = _with_headers(action, [set_header(PAIR_HEADER, "%UNIQUE_ID%")])
+    return without_credentials(action)
 
 
 def _hash_policy(endpoint: EndpointRoute, sticky: StickySpec) -> Resource:
@@ -209,17 +217,6 @@ def _marked(endpoint: EndpointRoute, sticky: StickySpec | None) -> list[Json]:
     if sticky is not None and sticky.header and sticky.header.lower() not in CREDENTIALS:
         headers.append(set_header(UNIT_HEADER, f"%REQ({sticky.header.upper()})%"))
     return headers
-
-
-def _paired(arm: RevisionTarget, mirror: RevisionTarget | None) -> list[Json]:
-    """Return the header with the common id of a request and its copy, if both go to replicas.
-
-    Envoy creates it for each request before it makes the copy, which therefore has the same one.
-    The caller's `x-request-id` is not used because callers may repeat it.
-    """
-    if mirror is None or mirror.upstream is not None or arm.upstream is not None:
-        return []
-    return [set_header(PAIR_HEADER, "%UNIQUE_ID%")]
 
 
 def _mirrored(
