@@ -234,14 +234,6 @@ class GgufModelFiles:
             )
 
 
-def looks_like_gguf(path: Path) -> bool:
-    """Whether `path` is a GGUF file by its first bytes, or a directory with one by its name."""
-    if path.is_dir():
-        return any(map(looks_like_gguf, visible_files(path, (SUFFIX,))))
-    with path.open("rb") as stream:
-        return stream.read(len(MAGIC)) == MAGIC
-
-
 def find_gguf(path: Path) -> GgufModelFiles:
     """Return the model in a file, or in a directory with its parts, LoRA adapters and defaults.
 

@@ -22,7 +22,8 @@ from headrace.core import (
 from headrace.core.devices import ON_CPU, DeviceUse
 from headrace.core.settings import LlmSpec
 from headrace.runtimes.base import LoadOptions
-from headrace.runtimes.gguf.file import GgufModelFiles, find_gguf, looks_like_gguf
+from headrace.runtimes.file_bytes import visible_files
+from headrace.runtimes.gguf.file import MAGIC, SUFFIX, GgufModelFiles, find_gguf
 from headrace.runtimes.tables.tabular import import_library
 
 _ERRORS: Final = 1
@@ -69,8 +70,11 @@ class GgufRuntime:
     extra = "llm"
 
     def recognises(self, path: Path) -> bool:
-        """Whether `path` is a GGUF file by its first bytes, or a directory with one."""
-        return looks_like_gguf(path)
+        """Whether `path` is a GGUF file by its first bytes, or a directory with one by its name."""
+        if path.is_dir():
+            return any(map(self.recognises, visible_files(path, (SUFFIX,))))
+        with path.open("rb") as stream:
+            return stream.read(len(MAGIC)) == MAGIC
 
     def load(self, path: Path, options: LoadOptions) -> "GgufModel":
         """Read the model's header; `GgufModel.serve` loads its weights.
