@@ -327,13 +327,13 @@ class RolloutDriver:
             failure = f"{failure}; {crashes.reason}"
         healthy = {key: ok for (endpoint, key), ok in self._healthy.items() if endpoint == name}
         # Too few requests for a decision are a reason only after its maximum duration.
-        state = view.record.state
+        state, now = view.record.state, watch.elapsed(self.clock.monotonic())
         settings, due = state.settings, due_at(state)
-        is_asked = settings.on_timeout is None and due is not None and watch.elapsed_s >= due
+        is_asked = settings.on_timeout is None and due is not None and now >= due
         load = observed_load(state, watch.evidence.summary()) if is_asked else None
         expected = outlook(settings, load) if load else None
         return RolloutFacts(
-            now=watch.elapsed(self.clock.monotonic()),
+            now=now,
             candidate_ready=view.is_ready(healthy),
             candidate_failed=failure,
             in_force=view.in_force,
