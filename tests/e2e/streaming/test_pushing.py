@@ -28,28 +28,13 @@ from tests.e2e.streaming.workers import (
     DEAD,
     IN,
     OUT,
+    features_spec,
     killed_at_random,
     opened,
     settings,
 )
 
 pytestmark = pytest.mark.e2e
-
-FEATURES = """
-version: 1
-entities:
-  - {name: card, join_key: card, datatype: INT64}
-feature_views:
-  - name: spending
-    entities: [card]
-    source: {path: none.parquet}
-    features:
-      - {name: last, datatype: FP64}
-      - {name: spend_1h, datatype: FP64}
-feature_services:
-  - name: fraud
-    features: [spending]
-"""
 
 
 def model(folder: Path, number: int) -> ReplicaSettings:
@@ -86,7 +71,7 @@ def spending(home: Path) -> list[list[float]]:
 @pytest.mark.parametrize("scores", [False, True], ids=["only pushed", "pushed and scored"])
 def test_records_become_features_once_whatever_is_killed(tmp_path: Path, *, scores: bool) -> None:
     count = 6000
-    (tmp_path / "features.yaml").write_text(FEATURES)
+    (tmp_path / "features.yaml").write_text(features_spec("spend_1h", "FP64"))
     apply_definitions(tmp_path / "features.yaml", tmp_path)
     broker = opened(tmp_path)
     bad = NewRecord(topic=IN, key=b"1", value=b'{"card": "one", "amount": 1, "x": [1, 2, 3, 4]}')

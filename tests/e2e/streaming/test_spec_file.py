@@ -12,6 +12,7 @@ import pytest
 from headrace.streaming.records import Record
 from headrace.testing import models
 from tests.e2e.streaming.conftest import Start, Streams, wait_for
+from tests.e2e.streaming.workers import features_spec
 
 pytestmark = pytest.mark.e2e
 
@@ -31,21 +32,6 @@ streams:
     sink: {{topic: out, fields: [n]}}
     max_batch_size: 8
     delivery: exactly_once
-"""
-FEATURES = """
-version: 1
-entities:
-  - {name: card, join_key: card, datatype: INT64}
-feature_views:
-  - name: spending
-    entities: [card]
-    source: {path: none.parquet}
-    features:
-      - {name: last, datatype: FP32}
-      - {name: spend_1d, datatype: FP32}
-feature_services:
-  - name: fraud
-    features: [spending]
 """
 PUSHING = """
 version: 1
@@ -78,6 +64,12 @@ streams:
         - {name: spread, size_s: 86400, slide_s: 3600, function: max, field: amount}
     sink: {topic: counted, fields: [n, latest]}
 """.replace("&features ", "")
+OWN = """
+  - name: own
+    model: ./1.onnx
+    source: {broker: "log:demo", topics: [payments]}
+    sink: {topic: out, fields: [n]}
+"""
 DAY_S = 1_764_201_600.0  # 2025-11-27T00:00:00Z: windows of a day begin there
 
 
@@ -166,7 +158,7 @@ def asked_of_endpoint(streams: Streams, card: int) -> list[float]:
 
 @pytest.fixture
 def pushing(streams: Streams) -> Streams:
-    (streams.shell.folder / "features.yaml").write_text(FEATURES)
+    (streams.shell.folder / "features.yaml").write_text(features_spec("spend_1d", "FP32"))
     streams.run("features", "apply")
     streams.spec(PUSHING)
     return streams
@@ -218,15 +210,7 @@ def test_what_a_stream_pushes_is_what_requests_and_other_streams_look_up(pushing
 def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> None:
     rows = payments(200)
     pushing.send(rows, topic="payments")
-    path = pushing.spec(
-        PUSHING
-        + """
-  - name: own
-    model: ./1.onnx
-    source: {broker: "log:demo", topics: [payments]}
-    sink: {topic: out, fields: [n]}
-"""
-    )
+    path = pushing.spec(PUSHING + OWN)
     running = start("stream", "up", "-f", path.name, "fill", "count", "own")
     wait_for(lambda: pushing.count("out") == 200 and pushing.count("counted") == 200)
     wait_for(lambda: read_features(pushing) == sums(rows))
@@ -245,16 +229,8 @@ def test_the_foreground_runs_all_of_it_too(pushing: Streams, start: Start) -> No
 def test_a_replay_scores_everything_and_leaves_no_state(pushing: Streams) -> None:
     rows = payments(100)
     pushing.send(rows, topic="payments")
-    pushing.spec(
-        PUSHING
-        + """
-  - name: own
-    model: ./1.onnx
-    source: {broker: "log:demo", topics: [payments]}
-    sink: {topic: out, fields: [n]}
-    windows: {windows: [{name: times, size_s: 60, key: card}], time: at}
-"""
-    )
+    windows = "    windows: {windows: [{name: times, size_s: 60, key: card}], time: at}\n"
+    pushing.spec(PUSHING + OWN + windows)
     again = ("replay", "own", "-f", "headrace.yaml", "--from", "-1h", "--to", "again")
     done = pushing.json(*again)
     pushed = pushing.json("replay", "fill", "-f", "headrace.yaml", "--from", "-1h")

@@ -54,6 +54,22 @@ def double(folder: Path, *, delay_s: float = 0.0) -> Path:
     return path
 
 
+def features_spec(spend: str, datatype: str) -> str:
+    """A view `spending` of cards: the last amount, and a sum of this name."""
+    return f"""
+version: 1
+entities:
+  - {{name: card, join_key: card, datatype: INT64}}
+feature_views:
+  - name: spending
+    entities: [card]
+    source: {{path: none.parquet}}
+    features: [{{name: last, datatype: {datatype}}}, {{name: {spend}, datatype: {datatype}}}]
+feature_services:
+  - {{name: fraud, features: [spending]}}
+"""
+
+
 def two_numbers(number: int, **more: object) -> NewRecord:
     """A record for it, with its number as its key."""
     value = msgspec.json.encode({"x": [float(number), MARK], **more})

@@ -300,7 +300,6 @@ _CLOSE_S: Final = 1.0
 _DEFAULT_REPLICATION: Final = -1
 _GROUP_IS_ACTIVE: Final = frozenset(
     {
-        KafkaError.NON_EMPTY_GROUP,
         KafkaError.UNKNOWN_MEMBER_ID,
         KafkaError.ILLEGAL_GENERATION,
         KafkaError.FENCED_INSTANCE_ID,
