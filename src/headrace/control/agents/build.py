@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from headrace.control.base.agents_settings import AgentsSettings, GatewayMode
+from headrace.control.base.faults import Faults
 from headrace.control.base.journal import Emit
 from headrace.control.base.ownership import ProcessOwner
 from headrace.control.base.ports import listen, pick_ports
@@ -134,6 +135,7 @@ def make_gateway(
     tls: TlsSpec | None,
     adopts: bool,
     emit: Emit,
+    faults: Faults,
 ) -> Gateway:
     """Return the gateway, or gateways, for `mode`. Blocking: reads stored counts.
 
@@ -161,6 +163,7 @@ def make_gateway(
         routes_path=home.routes_file,
         clock=clock,
         policy=policy,
+        faults=faults,
     )
     publish_rules = (lambda _rules: None) if limits is None else limits.set_rules
     if mode is GatewayMode.LOCAL and listening is None:  # all requests pass this gateway

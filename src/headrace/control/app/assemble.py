@@ -205,6 +205,7 @@ def assemble(
             tls=tls,
             adopts=record is not None,
             emit=journal.write,
+            faults=faults,
         )
         driver = LocalDriver(
             home=home, socket_dir=socket_dir, log_format=settings.log_format, sandbox=sandbox

@@ -106,7 +106,7 @@ class ServerWeights:
             for path in self.directory.glob("servers.*.json"):
                 if path.name not in arms:
                     path.unlink()
-        results = [await self._weigh(file, *arms[file]) for file in arms if file]
+        results = await asyncio.gather(*(self._weigh(file, *arms[file]) for file in arms if file))
         self._polls += 1
         return any(results)
 
@@ -117,10 +117,10 @@ class ServerWeights:
         server = parse_url(arm.upstream.url)
         addresses = await self.resolve(server.host)
         counts = await asyncio.gather(*(_ask(address, server) for address in addresses))
-        known = [count for count in counts if count is not None]
-        if not addresses or (is_new and (len(addresses) == 1 or not known)):
+        queues = [count for count in counts if count is not None]
+        if not addresses or (is_new and (len(addresses) == 1 or not queues)):
             return False
-        shortest, before = min(known, default=0.0), self._waiting.get(file, {})
+        shortest, before = min(queues, default=0.0), self._waiting.get(file, {})
         self._waiting[file] = waiting = {}
         for address, count in zip(addresses, counts, strict=True):
             newest = shortest if count is None else count
