@@ -45,8 +45,9 @@ _SLOW_S: Final = 2.0
 _MAX_RUNNING: Final = 32
 _MAX_RETRIES: Final = 16
 """Most requests for objects that failed before: the others of `_MAX_RUNNING` are for new ones."""
-_HANGING_S: Final = 10.0
-"""Duration of a request after which a problem is reported; also a webhook's default timeout."""
+_HANGING_S: Final = 8.0
+"""Duration of a request after which a problem is reported: before the API server gives up a
+webhook, after 10 s by default and for the handshake of TLS."""
 _MANY: Final = 5
 """Failures in a row after which a problem is reported."""
 _REFUSED: Final = Backoff(first_s=2.0, limit_s=60.0)
