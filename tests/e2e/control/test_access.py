@@ -26,6 +26,7 @@ from headrace.control.base.settings import OidcSettings
 from headrace.control.model.audit_log import Broken, Head
 from tests.e2e.control.system import System
 from tests.ports import free_port
+from tests.processes import command_line
 
 pytestmark = pytest.mark.e2e
 PLANTED = "pl4nted-s3cret-value"
@@ -157,7 +158,7 @@ def test_a_secret_by_reference_is_found_nowhere(
         for path in ("/api/v1/status", "/api/v1/spec", "/api/v1/trail", "/api/v1/logs?tail=9999")
     ]
     answers.append(system.call("GET", f"{admin}/auth/login"))
-    lines = [" ".join(process.cmdline()) for process in system.processes()]
+    lines = [" ".join(command_line(process)) for process in system.processes()]
     token = system.token()
 
     assert answers[-1][0] == 503

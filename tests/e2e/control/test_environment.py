@@ -12,6 +12,7 @@ from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.core import UnsupportedModelError
 from headrace.testing import models
 from tests.e2e.control.system import System
+from tests.processes import command_line
 
 pytestmark = pytest.mark.e2e
 
@@ -20,7 +21,7 @@ OTHERS = {"HTTPS_PROXY": "http://proxy:1", "AWS_PROFILE": "prod"}
 
 
 def environment_of(system: System, module: str) -> dict[str, str]:
-    (found,) = [one for one in system.processes() if module in one.cmdline()]
+    (found,) = [one for one in system.processes() if module in command_line(one)]
     environment: dict[str, str] = found.environ()
     return environment
 

@@ -16,6 +16,7 @@ from tests.e2e.control.system import System
 from tests.e2e.jobs.commands import Command, digests, rows_of
 from tests.e2e.jobs.test_endpoint import endpoints
 from tests.e2e.jobs.test_scheduled import begin, over, run_of, wait_for
+from tests.processes import command_line
 
 __all__ = ["endpoints"]
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -177,7 +178,7 @@ def test_a_confined_run_dies_with_its_watcher_and_goes_on_as_another_process(
     system.wait_ready()
     id_ = begin(system)
     wait_for(lambda: run_of(system, id_)["isolation"])
-    (watcher,) = [p for p in processes_of(id_) if any("job_watch" in w for w in p.cmdline())]
+    (watcher,) = [p for p in processes_of(id_) if any("job_watch" in w for w in command_line(p))]
     others = [p for p in processes_of(id_) if p.pid != watcher.pid]
     watcher.kill()
 

@@ -9,6 +9,7 @@ from tests.e2e.jobs import on_engines
 from tests.e2e.jobs.commands import Command
 from tests.e2e.jobs.on_engines import LIMIT_S, Case, Where
 from tests.e2e.jobs.ray_cluster import RayCluster, ray_cluster
+from tests.processes import command_line
 
 pytestmark = [
     pytest.mark.e2e,
@@ -54,7 +55,7 @@ def cluster(running: RayCluster, monkeypatch: pytest.MonkeyPatch) -> RayCluster:
 
 
 def is_worker(process: psutil.Process) -> bool:
-    return " ".join(process.cmdline()).startswith("ray::JobWorker")
+    return " ".join(command_line(process)).startswith("ray::JobWorker")
 
 
 OWN = Where(name="own", options=("--engine", "ray"), is_worker=is_worker)

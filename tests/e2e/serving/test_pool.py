@@ -19,6 +19,7 @@ from headrace.testing import models
 from tests.e2e.serving.pools import PoolCopy, entry, python_model, running_pool
 from tests.e2e.serving.raw import BODY
 from tests.ports import free_port
+from tests.processes import command_line
 
 pytestmark = pytest.mark.e2e
 
@@ -164,7 +165,7 @@ def test_nothing_outlives_a_pool_that_is_killed_while_a_model_stalls(tmp_path: P
         with pytest.raises(httpx.ReadTimeout):
             copy.infer("stalls", timeout=1.0)
         wait_until(
-            lambda: any("sleep" in process.cmdline() for process in processes_below(copy)),
+            lambda: any("sleep" in command_line(process) for process in processes_below(copy)),
             "the model started what it starts",
         )
         below = processes_below(copy)

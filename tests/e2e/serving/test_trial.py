@@ -15,6 +15,7 @@ from headrace.serving.pool import fork_server as nursery
 from headrace.serving.pool.load_check import MAX_MESSAGE_BYTES, LoadCheckServer
 from headrace.testing import models
 from tests.e2e.serving.pools import entry, python_model
+from tests.processes import command_line
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -103,7 +104,7 @@ async def test_what_a_trial_started_ends_with_it(trials: LoadCheckServer, tmp_pa
 
     assert await error_of(trials, python_model(tmp_path, "m", first=first)) == ""
 
-    assert not any("sleep" in process.cmdline() for process in processes_of(trials))
+    assert not any("sleep" in command_line(process) for process in processes_of(trials))
 
 
 async def test_a_trial_that_nobody_waits_for_any_more_ends(
