@@ -38,7 +38,7 @@ class PairCounts(msgspec.Struct, frozen=True, kw_only=True):
     unanswered: int = 0
     """Number of copies that the shadow failed; `pairs` are those with a response."""
     distance_sum: float = 0.0
-    """Sum of the mean absolute difference of each pair with numeric responses."""
+    """Sum of the mean distances of the pairs: absolute differences, or cosine distances."""
 
 
 REWARD_LIMIT: Final = 1e12

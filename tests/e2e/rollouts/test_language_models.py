@@ -35,15 +35,17 @@ ADAPTED = {"attn_q": (576, 576), "ffn_gate": (576, 1536), "ffn_up": (576, 1536)}
 
 
 @contextlib.contextmanager
-def chatting(system: System, callers: int, body: Json) -> Iterator[list[int]]:
-    """Callers that stream one answer after the other; the statuses of all answers."""
+def chatting(
+    system: System, callers: int, body: Json, path: str = "/v1/chat/completions"
+) -> Iterator[list[int]]:
+    """Callers that send one request after the other; the statuses of all answers."""
     stop, statuses = threading.Event(), list[int]()
 
     def call() -> None:
         with httpx.Client(base_url=system.where().http_url, timeout=60) as client:
             while not stop.is_set():
                 question = {"model": "chat", "stream": True, **body}
-                statuses.append(client.post("/v1/chat/completions", json=question).status_code)
+                statuses.append(client.post(path, json=question).status_code)
 
     threads = [threading.Thread(target=call) for _ in range(callers)]
     for thread in threads:
@@ -222,6 +224,54 @@ def test_a_shadow_that_fails_is_rolled_back_and_no_caller_sees_it(system: System
     assert over["phase"] == "rolled_back", over
     errors = metric(over, "errors")
     assert (errors["baseline"], errors["outcome"]) == (0.0, "roll_back")
+    assert set(statuses) == {200}
+
+
+def encoder(folder: Path, *, turned: float) -> Path:
+    """An encoder whose vectors have half the length of `turned` 0, and another direction."""
+    folder.mkdir()
+    (folder / "model.py").write_text(f"""\
+import numpy as np
+
+
+class Encoder:
+    inputs = {{"text": ("BYTES", [-1])}}
+    outputs = {{"embedding": ("FP32", [-1, 64])}}
+    batched = True
+
+    def infer(self, inputs):
+        seeds = [len(text) for text in inputs["text"]]
+        rows = [np.random.default_rng(seed).normal(size=(2, 64)) for seed in seeds]
+        length = 0.5 if {turned} else 1.0
+        vectors = [length * (row[0] + {turned} * row[1]) for row in rows]
+        return {{"embedding": np.array(vectors, np.float32)}}
+""")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("turned", "limit", "phase"),
+    [(0.05, 0.01, "promoted"), (0.5, 0.01, "rolled_back"), (0.05, None, "rolled_back")],
+)
+def test_a_shadow_of_an_encoder_is_judged_by_the_direction_of_its_embeddings(
+    system: System, tmp_path: Path, turned: float, limit: float | None, phase: str
+) -> None:
+    one, two = encoder(tmp_path / "one", turned=0.0), encoder(tmp_path / "two", turned=turned)
+    system.start({"name": "chat", "model": str(one), "allow_code": True})
+    system.wait_ready()
+    metrics = {"latency": None, "disagreement": {"max_cosine_distance": limit, "max_ratio": 0.2}}
+    plan = {**SHADOW, "metrics": metrics}
+    texts = {"stream": False, "input": ["a text", "a longer text"]}
+    with chatting(system, 4, texts, "/v1/embeddings") as statuses:
+        Rollout(system, "chat").start(two, plan)
+        over = Rollout(system, "chat").wait_over(60)
+
+    assert over["phase"] == phase, over
+    share = metric(over, "disagreement")["candidate"]
+    assert share == (0.0 if phase == "promoted" else 1.0)
+    if limit is not None:
+        cosine = 1 - 1 / (1 + turned**2) ** 0.5
+        assert over["counted"]["mean_distance"] == pytest.approx(cosine, rel=0.5)
     assert set(statuses) == {200}
 
 

@@ -18,6 +18,9 @@ from headrace.serving.telemetry.report import RecordedAnswer
 
 METRIC = DisagreementSpec(absolute_tolerance=0.01, relative_tolerance=0.0)
 EXACT = DisagreementSpec(absolute_tolerance=0.0, relative_tolerance=0.0)
+DIRECTION = DisagreementSpec(
+    absolute_tolerance=0.0, relative_tolerance=0.0, max_cosine_distance=0.01
+)
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6)
 FLOATS = arrays.arrays(st.sampled_from(["<f2", "<f4", "<f8"]), SHAPES)
 INTEGERS = arrays.arrays(st.sampled_from(["|i1", "<i4", "<i8", "|u1", "<u8"]), SHAPES)
@@ -138,7 +141,8 @@ def test_every_pair_is_counted_once_in_any_order(order: list[tuple[str, int]]) -
 @given(OUTPUTS)
 def test_an_answer_agrees_with_itself_whatever_is_in_it(outputs: dict[str, Array]) -> None:
     assert agree(of(outputs), of(outputs), EXACT)
-    assert distance(of(outputs), of(outputs)) == 0.0
+    assert agree(of(outputs), of(outputs), DIRECTION)
+    assert distance(of(outputs), of(outputs), METRIC) == 0.0
 
 
 @given(OUTPUTS, st.randoms())
@@ -155,7 +159,8 @@ def test_the_order_of_the_outputs_does_not_matter(
 def test_the_distance_of_any_two_answers_is_finite(
     one: dict[str, Array], other: dict[str, Array]
 ) -> None:
-    assert 0.0 <= distance(of(one), of(other)) <= 1e100
+    assert 0.0 <= distance(of(one), of(other), METRIC) <= 1e100
+    assert -1e-9 <= distance(of(one), of(other), DIRECTION) <= 2.0 + 1e-9
 
 
 @given(
@@ -268,6 +273,62 @@ def test_a_distance_is_the_mean_over_finite_numbers() -> None:
     one = of({"y": np.array([1.0, math.nan, 5.0]), "label": texts(b"cat"), "other": np.zeros(2)})
     other = of({"y": np.array([3.0, 1.0, 5.0]), "label": texts(b"dog"), "other": np.zeros(3)})
 
-    assert distance(one, other) == 1.0
-    assert distance(of({"y": texts(b"a")}), of({"y": texts(b"b")})) == 0.0
-    assert distance(of({"y": np.array([1e308])}), of({"y": np.array([-1e308])})) == 1e100
+    assert distance(one, other, METRIC) == 1.0
+    assert distance(of({"y": texts(b"a")}), of({"y": texts(b"b")}), METRIC) == 0.0
+    assert distance(of({"y": np.array([1e308])}), of({"y": np.array([-1e308])}), METRIC) == 1e100
+
+
+@given(
+    arrays.arrays("<f4", (3, 8), elements=st.floats(-10, 10, width=32)),
+    arrays.arrays("<f4", (3, 8), elements=st.floats(-10, 10, width=32)),
+    st.floats(0.0, 2.0),
+)
+def test_vectors_agree_if_each_is_near_enough_in_direction(
+    baseline: Array, candidate: Array, limit: float
+) -> None:
+    metric = DisagreementSpec(
+        absolute_tolerance=0.0, relative_tolerance=0.0, max_cosine_distance=limit
+    )
+    far = []
+    for one, other in zip(baseline.tolist(), candidate.tolist(), strict=True):
+        norms = math.hypot(*one) * math.hypot(*other)
+        dot = math.fsum(a * b for a, b in zip(one, other, strict=True))
+        far.append(1 - dot / norms if norms > 0 else 0.0 if one == other else math.inf)
+
+    is_agreed = agreed(baseline, candidate, metric)
+
+    if all(apart < limit - 1e-6 for apart in far):
+        assert is_agreed
+    if any(apart > limit + 1e-6 for apart in far) and not np.array_equal(baseline, candidate):
+        assert not is_agreed
+
+
+def test_a_vector_of_zeros_or_nan_agrees_with_its_like_only() -> None:
+    zeros, ones = np.zeros((2, 4)), np.ones((2, 4))
+    broken = np.array([[1.0, 1.0, 1.0, 1.0], [math.nan, 1.0, 1.0, 1.0]])
+
+    assert agreed(zeros, zeros.copy(), DIRECTION)
+    assert not agreed(ones, zeros, DIRECTION)
+    assert not agreed(zeros, ones, DIRECTION)
+    assert not agreed(ones, broken, DIRECTION)
+    assert agreed(broken, broken.copy(), DIRECTION)
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [[1.0], [2.0]], [[1, 2], [3, 4]]])
+def test_scores_and_integers_have_no_direction(values: list[object]) -> None:
+    assert not agreed(np.array(values), 2 * np.array(values), DIRECTION)
+
+
+def test_the_mean_distance_of_embeddings_is_that_of_their_directions() -> None:
+    one = {"embedding": np.array([[1.0, 0.0], [0.0, 2.0]]), "#tokens": np.array([3, 4])}
+    other = {"embedding": np.array([[0.0, 1.0], [0.0, 1.0]]), "#tokens": np.array([3, 4])}
+
+    assert distance(of(one), of(other), DIRECTION) == 0.5
+
+
+def test_sampled_values_of_large_answers_are_one_vector() -> None:
+    one = np.random.default_rng(0).normal(size=(1000, 200))
+
+    assert agreed(one, one * 1.5, DIRECTION)
+    assert not agreed(one, -one, DIRECTION)
+    assert not agreed(one, one + np.random.default_rng(1).normal(size=one.shape), DIRECTION)

@@ -1,5 +1,6 @@
 """Evidence of rollouts: increments of one interval, and pairs of answers to one request."""
 
+import math
 from collections import Counter as Tally
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -309,15 +310,16 @@ class Pairing:
             pairs=counts.pairs + 1,
             disagreements=counts.disagreements
             + (differs and not agree(primary, shadow, self.metric)),
-            distance_sum=counts.distance_sum + (distance(primary, shadow) if differs else 0.0),
+            distance_sum=counts.distance_sum
+            + (distance(primary, shadow, self.metric) if differs else 0.0),
         )
 
 
 def agree(primary: RecordedAnswer, shadow: RecordedAnswer, metric: DisagreementSpec) -> bool:
     """Whether two answers have the same outputs and shapes, and values within the tolerances.
 
-    Floats of any precision may differ by the metric's tolerances. Integers of any width, booleans
-    and texts must be equal.
+    Floats of any precision may differ by the metric's tolerances, and vectors of them by its cosine
+    distance. Integers of any width, booleans and texts must be equal.
     """
     outputs = {tensor.name: tensor for tensor in primary.outputs}
     others = {tensor.name: tensor for tensor in shadow.outputs}
@@ -326,8 +328,11 @@ def agree(primary: RecordedAnswer, shadow: RecordedAnswer, metric: DisagreementS
     )
 
 
-def distance(primary: RecordedAnswer, shadow: RecordedAnswer) -> float:
-    """Return the mean absolute difference of the finite numbers in two answers; 0 without any."""
+def distance(primary: RecordedAnswer, shadow: RecordedAnswer, metric: DisagreementSpec) -> float:
+    """Return the mean absolute difference of the finite numbers in two answers; 0 without any.
+
+    With a cosine distance in `metric`, return that of their vectors instead.
+    """
     others = {tensor.name: tensor for tensor in shadow.outputs}
     total, count = 0.0, 0
     for tensor in primary.outputs:
@@ -338,6 +343,9 @@ def distance(primary: RecordedAnswer, shadow: RecordedAnswer) -> float:
         finite = np.isfinite(first) & np.isfinite(second)
         with np.errstate(over="ignore"):
             apart = np.minimum(np.abs(first[finite] - second[finite]), _MAX_DISTANCE)
+        if metric.max_cosine_distance is not None:
+            apart = _cosine_distances(tensor, other)
+            apart = apart[np.isfinite(apart)]
         total += float(apart.sum())
         count += apart.size
     return min(total / count, _MAX_DISTANCE) if count else 0.0
@@ -360,7 +368,29 @@ def _is_near(tensor: SampledTensor, other: SampledTensor, metric: DisagreementSp
             atol=metric.absolute_tolerance,
             equal_nan=True,
         )
+    if metric.max_cosine_distance is not None:
+        apart = _cosine_distances(tensor, other)
+        if apart.size:
+            near = near.reshape(apart.size, -1).all(axis=1) | (apart <= metric.max_cosine_distance)
     return bool(near.all())
+
+
+def _cosine_distances(tensor: SampledTensor, other: SampledTensor) -> Array:
+    """Return the cosine distances of the vectors in two tensors of one shape, `[vectors]`.
+
+    Vectors are the rows of floats of at least two dimensions and columns. All values of a tensor of
+    which a sample was recorded are one vector. The distance to a vector of zeros is NaN.
+    """
+    first, second = _numbers(tensor), _numbers(other)
+    *rows, columns = tensor.shape or [0]
+    if {first.dtype.kind, second.dtype.kind} != {"f"} or not rows or columns == 1 or not first.size:
+        return np.empty(0)
+    size = columns if first.size == math.prod(tensor.shape) else first.size
+    one, two = (array.astype(np.float64).reshape(-1, size) for array in (first, second))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+        distances: Array = 1.0 - (one * two).sum(axis=1) / norms
+    return distances
 
 
 def _numbers(tensor: SampledTensor) -> Array:

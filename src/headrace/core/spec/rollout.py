@@ -81,6 +81,10 @@ class DisagreementSpec(SpecPart, frozen=True, kw_only=True):
     """Numbers this close are equal."""
     relative_tolerance: Annotated[float, Meta(ge=0.0)] = 1e-2
     """This share of the baseline's number is added to the tolerance."""
+    max_cosine_distance: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    """Vectors this close agree too, for embeddings: the rows of floats of a response. The cosine
+    distance is 0 for the same direction and 1 for vectors at right angles.
+    """
     output: Annotated[str, Meta(max_length=256)] = ""
     """The output that is compared; empty for all. Retrained models seldom agree on probabilities:
     name the class.
