@@ -109,8 +109,8 @@ _IS_OPENAI: Final = either(
 # Other routes, which name no endpoint, lead to any replica or to the control plane.
 _OF_ENDPOINT: Final = expression(f"!(xds.cluster_name in ['{REPLICAS}', '{CONTROL}'])")
 _TOO_SLOW: Final = (
-    "endpoint '%ROUTE_NAME%' did not answer within its `timeout_s`; ask for less in one request, "
-    "or raise `timeout_s` in the spec"
+    "endpoint '%ROUTE_NAME%' did not answer within its `timeout_s`, or the caller's own; ask for "
+    "less in one request, or raise `timeout_s` in the spec"
 )
 _OPENAI_TYPES: Final = {429: "rate_limit_error"}
 _OPENAI_CODES: Final = {

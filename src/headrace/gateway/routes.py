@@ -770,6 +770,7 @@ def _limits(
         return {
             "hash_policy": [{"filter_state": {"key": PREFIX_STATE}}],
             "timeout": seconds(0),
+            "max_stream_duration": {"grpc_timeout_header_max": seconds(0)},  # a caller's deadline
             "idle_timeout": seconds(idle_s),
             **({"retry_policy": policy} if policy else {}),
         }

@@ -6,7 +6,7 @@ are most of a body, are skipped.
 
 from typing import Final
 
-from headrace.core.headers import SHADOW_HEADER
+from headrace.core.headers import SHADOW_HEADER, TIMEOUT_HEADER
 from headrace.gateway.scripts import OPENAI_METADATA, USAGE_METADATA
 
 PREFIX_STATE: Final = "headrace.prefix"
@@ -69,12 +69,13 @@ end
 # `"usage":` is no part of a string: its quotes would be escaped.
 OPENAI_SOURCE: Final = (
     f'local METADATA, USAGE = "{OPENAI_METADATA}", "{USAGE_METADATA}"\n'
-    f'local SHADOW = "{SHADOW_HEADER}"\n'
+    f'local SHADOW, TIMEOUT = "{SHADOW_HEADER}", "{TIMEOUT_HEADER}"\n'
     f'local PREFIX, LONGEST_PREFIX = "{PREFIX_STATE}", 4096\n'
     + _MEMBERS_SOURCE
     + r"""
 local LONGEST_USAGE = 4096
 local TOLD_EACH = 8
+local LONGEST_MS = 86400000
 local OPTIONS = '{"include_usage":true}'
 local CAN_STREAM = {["/v1/chat/completions"] = true, ["/v1/completions"] = true}
 
@@ -187,6 +188,15 @@ function envoy_on_request(handle)
   if name == nil or #name > 128 or #version > 18 then
     local shown = model:gsub("[^\32-\33\35-\91\93-\126]", "?"):sub(1, 200)
     return refuse(handle, "404", "The model '" .. shown .. "' does not exist")
+  end
+  local timeout = headers:get(TIMEOUT)
+  if timeout ~= nil then
+    local milliseconds = math.ceil((tonumber(timeout) or 0) * 1000)
+    if not (milliseconds > 0) then
+      return refuse(handle, "400", "header " .. TIMEOUT .. " must be a positive number")
+    end
+    -- Envoy ends any stream by this header; by those of its own it would eject a slow server too.
+    headers:replace("grpc-timeout", string.format("%.0fm", math.min(milliseconds, LONGEST_MS)))
   end
   keep(handle, "model", name)
   keep(handle, "began", string.format("%.0f", now(handle)))

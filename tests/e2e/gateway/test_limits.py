@@ -13,8 +13,8 @@ from tests.e2e.gateway.lab import Lab, client, endpoint, grpc_target
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
 
 TOO_SLOW = (
-    "endpoint 'm' did not answer within its `timeout_s`; ask for less in one request, or raise "
-    "`timeout_s` in the spec"
+    "endpoint 'm' did not answer within its `timeout_s`, or the caller's own; ask for less in one "
+    "request, or raise `timeout_s` in the spec"
 )
 
 

@@ -503,8 +503,8 @@ async def test_the_time_limit_bounds_the_wait_for_tokens_and_not_the_stream(
         late = await http.post(CHAT, json={"model": "chat", "stub": {"hangs": True}})
     assert late.status_code == 504
     assert late.json()["error"] == {
-        "message": "endpoint 'chat' did not answer within its `timeout_s`; ask for less in one "
-        "request, or raise `timeout_s` in the spec",
+        "message": "endpoint 'chat' did not answer within its `timeout_s`, or the caller's own; "
+        "ask for less in one request, or raise `timeout_s` in the spec",
         "type": "server_error",
         "param": None,
         "code": None,
@@ -512,6 +512,60 @@ async def test_the_time_limit_bounds_the_wait_for_tokens_and_not_the_stream(
     counted = await tokens(gateway)
     # Of streams that were cut, the tokens that came: two and one, each after the role.
     assert (counted["chat", "2", ""].output, counted["chat", "2", ""].unknown) == (23, 2)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "told", "status"),
+    [
+        ("0.3", {"hangs": True}, 504),
+        ("5", {"tokens": 10, "pause_s": 0.1}, 200),
+        ("1e9", {}, 200),
+        ("inf", {}, 200),
+        ("0.0000001", {"hangs": True}, 504),
+        ("0", {}, 400),
+        ("-1", {}, 400),
+        ("nan", {}, 400),
+        ("soon", {}, 400),
+        ("", {}, 400),
+    ],
+)
+async def test_a_caller_may_set_a_deadline(
+    lab: Lab, stub: Stub, deadline: str, told: dict[str, Any], status: int
+) -> None:
+    gateway = await lab.start(endpoint("chat", stub.upstream(), timeout_s=30.0))
+    body = {"model": "chat", "messages": [], "stream": True, "stub": told}
+
+    async with client(gateway) as http:
+        answer = await http.post(CHAT, json=body, headers={"x-headrace-timeout-s": deadline})
+
+    assert answer.status_code == status, answer.text
+    if status == 400:
+        expected = "header x-headrace-timeout-s must be a positive number"
+        assert answer.json()["error"]["message"] == expected
+    assert answer.elapsed.total_seconds() < 5
+
+
+async def test_a_deadline_ends_a_stream_and_no_server_gets_fewer_requests_by_it(
+    lab: Lab, stub: Stub
+) -> None:
+    gateway = await lab.start(endpoint("chat", stub.upstream(), timeout_s=30.0))
+    body = {"model": "chat", "messages": [], "stream": True}
+    started = time.monotonic()
+
+    async with client(gateway) as http:
+        with pytest.raises(httpx.RemoteProtocolError):
+            told = {**body, "stub": {"tokens": 100, "pause_s": 0.1}}
+            await http.post(CHAT, json=told, headers={"x-headrace-timeout-s": "0.5"})
+        assert 0.4 < time.monotonic() - started < 5
+        hanging = {**body, "stub": {"hangs": True}}
+        late = [
+            http.post(CHAT, json=hanging, headers={"x-headrace-timeout-s": "0.2"})
+            for _ in range(40)
+        ]
+        assert {answer.status_code for answer in await asyncio.gather(*late)} == {504}
+    failures = "ejections_detected_consecutive_local_origin_failure"
+    found = (await gateway.admin.get(f"/stats?filter=chat.*{failures}")).split()
+    assert found[1::2] == ["0"], found
 
 
 async def test_callers_beyond_their_tokens_are_refused_and_told_when_to_come_back(
