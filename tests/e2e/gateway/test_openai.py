@@ -550,12 +550,12 @@ async def test_a_deadline_ends_a_stream_and_no_server_gets_fewer_requests_by_it(
 ) -> None:
     gateway = await lab.start(endpoint("chat", stub.upstream(), timeout_s=30.0))
     body = {"model": "chat", "messages": [], "stream": True}
+    long = {**body, "stub": {"tokens": 100, "pause_s": 0.1}}
     started = time.monotonic()
 
     async with client(gateway) as http:
         with pytest.raises(httpx.RemoteProtocolError):
-            told = {**body, "stub": {"tokens": 100, "pause_s": 0.1}}
-            await http.post(CHAT, json=told, headers={"x-headrace-timeout-s": "0.5"})
+            await http.post(CHAT, json=long, headers={"x-headrace-timeout-s": "0.5"})
         assert 0.4 < time.monotonic() - started < 5
         hanging = {**body, "stub": {"hangs": True}}
         late = [

@@ -386,10 +386,10 @@ def _cosine_distances(tensor: SampledTensor, other: SampledTensor) -> Array:
     if {first.dtype.kind, second.dtype.kind} != {"f"} or not rows or columns == 1 or not first.size:
         return np.empty(0)
     size = columns if first.size == math.prod(tensor.shape) else first.size
-    one, two = (array.astype(np.float64).reshape(-1, size) for array in (first, second))
+    left, right = (array.astype(np.float64).reshape(-1, size) for array in (first, second))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
-        distances: Array = 1.0 - (one * two).sum(axis=1) / norms
+        norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        distances: Array = 1.0 - (left * right).sum(axis=1) / norms
     return distances
 
 
