@@ -242,7 +242,7 @@ def _site(system: System, lone: Replica, grpc_port: int) -> Site:
     status = system.status()
     processes = {
         "control plane": psutil.Process(system.process.pid),
-        "gateway": next(p for p in system.processes() if "envoy" in p.name()),
+        "gateway": system.gateway(),
         "lone replica": psutil.Process(lone.process.pid),
         **{
             f"replica of {name}": psutil.Process(replicas(status, name)[0]["pid"])

@@ -161,9 +161,19 @@ class System:
         found = read_control_file(self.home)
         if found is not None:
             os.kill(found.pid, signal.SIGKILL)
-        for process in self.processes():
+        self.kill_processes()
+
+    def gateway(self) -> psutil.Process:
+        """The process of Envoy that answers; others check configurations for a moment."""
+        return psutil.Process(self.status()["gateway"]["pid"])
+
+    def kill_processes(self) -> list[psutil.Process]:
+        """Kill everything that runs for this home, the control plane excepted."""
+        processes = self.processes()
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        return processes
 
 
 def replicas(status: Any, name: str) -> list[Any]:

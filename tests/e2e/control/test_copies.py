@@ -117,8 +117,7 @@ def test_up_after_a_killed_control_plane_has_the_ports_of_before(
     metrics = system.where().metrics_url
     _kill(system.where().pid)
     if is_gateway_killed:
-        for process in system.processes():
-            process.kill()
+        system.kill_processes()
     second = _headrace("up", *on_home)
     after = _identity(system.wait_ready())
 

@@ -634,10 +634,7 @@ def test_a_home_that_moves_is_served_from_where_it_is_and_nothing_is_replaced(
     before = system.wait_ready()
     # All dies at once, as when a machine does: records of replicas stay, and name the old place.
     system.kill_control()
-    for process in system.processes():
-        process.kill()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.wait(10)
+    psutil.wait_procs(system.kill_processes(), timeout=10)
     moved = System(system.home.rename(system.home.with_name("moved")))
     try:
         moved.start()

@@ -158,8 +158,7 @@ def test_a_killed_gateway_says_how_many_tokens_may_be_missing(system: System) ->
         while output_tokens(system) < 5:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        (envoy,) = [process for process in system.processes() if process.name() == "envoy"]
-        envoy.kill()
+        system.gateway().kill()
         system.wait_for(lambda _: "TokensLost" in str(system.get("/api/v1/events")), 30)
         system.wait_ready()
         assert ask(system) == 200

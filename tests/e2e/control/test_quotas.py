@@ -1,12 +1,9 @@
 """What was used of a day outlives whoever counts it, and several systems may share one limit."""
 
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.e2e.control.system import ROW, System
@@ -60,7 +57,7 @@ def test_a_quota_survives_the_death_of_the_control_plane_and_of_the_gateway(
     assert _statuses(system, 3) == [200] * 3
     time.sleep(1.5)
 
-    _kill_gateway(system)
+    system.gateway().kill()
     system.wait_for(lambda status: status["gateway"]["restarts"] == 1)
     system.wait_ready()
     time.sleep(0.3)
@@ -77,11 +74,6 @@ def _wait_refused(system: System) -> None:
     deadline = time.monotonic() + 30
     while _statuses(system, 1) != [429]:
         assert time.monotonic() < deadline, _metrics(system)
-
-
-def _kill_gateway(system: System) -> None:
-    (envoy,) = (p for p in system.processes() if "envoy" in psutil.Process(p.pid).name())
-    os.kill(envoy.pid, signal.SIGKILL)
 
 
 @pytest.mark.long
