@@ -19,12 +19,12 @@ _LEVELS: Final = {
 
 
 class ShownLine(msgspec.Struct, frozen=True):
-    """A line of a log; the process may have written further fields."""
+    """A line of a log."""
 
-    source: str
-    message: object = ""
-    level: object = "info"
-    time: object = ""
+    source: object
+    level: object
+    text: str
+    """Time, message and further fields, such as those of a request in the log of requests."""
 
 
 async def logs(request: PageRequest) -> PageView:
@@ -59,6 +59,10 @@ async def logs(request: PageRequest) -> PageView:
 
 def _line(text: str) -> ShownLine:
     try:
-        return msgspec.json.decode(text, type=ShownLine)
+        fields = msgspec.json.decode(text, type=dict[str, object])
     except UNDECODABLE as error:
         raise RefusedError.of(500, f"the management API sent an unreadable line: {error}") from None
+    source, level = fields.pop("source", ""), fields.pop("level", "info")
+    head = [str(fields.pop(name)) for name in ("time", "logger", "message") if fields.get(name)]
+    more = [f"{name}={value}" for name, value in fields.items() if value not in (None, "")]
+    return ShownLine(source, level, " ".join(head + more))

@@ -216,14 +216,14 @@ def test_users_and_tokens_are_managed(page: Page, site: Site) -> None:
 
 def test_logs_are_filtered_and_live(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/logs")
-    page.get_by_label("Process").select_option("stream-payments-0")
-    page.get_by_label("Text").fill("infer")
+    page.get_by_label("Process").select_option("access")
+    page.get_by_label("Text").fill("/infer")
     page.get_by_role("button", name="Show").click()
     rows = page.get_by_role("region", name="Log lines").get_by_role("row")
-    expect(rows.nth(1)).to_contain_text("stream-payments-0")
+    expect(rows.nth(1)).to_contain_text("endpoint=fraud")
     first = rows.nth(1).inner_text()
     expect(rows.nth(1)).not_to_have_text(first, timeout=20_000)  # by the stream
-    expect(page.get_by_label("Process")).to_have_value("stream-payments-0")
+    expect(page.get_by_label("Process")).to_have_value("access")
 
     page.get_by_label("Level").select_option("error")
     page.get_by_label("Text").fill("no such text")

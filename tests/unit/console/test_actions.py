@@ -368,7 +368,11 @@ async def test_logs_are_shown_by_process_level_and_text(served: ControlPlane) ->
     (logs / "fraud-1.log").write_text(
         "10:00:00.000 INFO    headrace  <b>loaded</b>\n10:00:01.000 ERROR   headrace  no memory\n"
     )
-    (logs / "churn-1.log").write_text("10:00:02.000 WARNING headrace  slow\n")
+    lines = [
+        '{"time": "2026-01-01T10:00:02Z", "level": "warning", "message": "slow", "wait_s": 2}',
+        '{"time": "2026-01-01T10:00:03Z", "path": "/v2/<infer>", "status": 200, "rows": [1]}',
+    ]
+    (logs / "churn-1.log").write_text("\n".join(lines) + "\n")
     async with visitor_of(served) as visitor:
         all_ = (await visitor.get("/logs")).text
         bad = (await visitor.get("/logs?level=warning&text=MEM")).text
@@ -381,7 +385,8 @@ async def test_logs_are_shown_by_process_level_and_text(served: ControlPlane) ->
     assert "slow" in all_
     assert "no memory" in bad
     assert "loaded" not in bad
-    assert "slow" in one
+    assert "2026-01-01T10:00:02Z slow wait_s=2<" in one
+    assert "2026-01-01T10:00:03Z path=/v2/&lt;infer&gt; status=200 rows=[1]<" in one
     assert "memory" not in one
     assert "No matching lines" in none
     assert "memory" not in limited
