@@ -276,7 +276,10 @@ def test_what_does_not_fit_is_refused_before_anything_runs(system: System, matmu
         ({"service": "nobody"}, "feature service 'nobody' is not defined; defined: people, known"),
         ({"inputs": {"x": ["age", "spend"]}}, "has the shape [-1, 4], but 2 columns"),
         ({"online_store": "away"}, "add `network: true`"),
-        ({"online_store": "nobody"}, "there is no online store 'nobody'; there are: away"),
+        (
+            {"online_store": "nobody"},
+            "no online store 'nobody' in `online_stores`; there are: away",
+        ),
         ({"online_store": "redis://127.0.0.1:1/0"}, "should be the name of an online store"),
     ]
     for features, said_of_it in mistakes:

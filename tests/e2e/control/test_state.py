@@ -1,6 +1,7 @@
 """The desired state outlives a control plane, in Postgres and from the file of an older version."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -56,13 +57,15 @@ def test_a_system_whose_state_is_in_postgres_outlives_its_control_plane_and_its_
 
 @pytest.mark.long
 def test_a_home_of_an_older_version_goes_on_where_it_was(system: System, mlp: Path) -> None:
-    settings = ReplicaSettings(model_name="m", model_version="1", path=str(mlp))
+    system.home.parent.chmod(0o755)  # replicas of root run as another user
+    model = str(shutil.copy(mlp, system.home.parent))
+    settings = ReplicaSettings(model_name="m", model_version="1", path=model)
     name = EndpointName("m")
-    revision = make_revision(endpoint=name, model=str(mlp), settings=settings)
+    revision = make_revision(endpoint=name, model=model, settings=settings)
     arms = (DesiredArm(revision=revision, weight=100, replicas=1),)
     old = DesiredState(
         generation=7,
-        spec={"version": 1, "endpoints": [{"name": "m", "model": str(mlp)}]},
+        spec={"version": 1, "endpoints": [{"name": "m", "model": model}]},
         endpoints=(DesiredEndpoint(name=name, timeout_s=None, arms=arms),),
     )
     system.home.mkdir(mode=0o700)

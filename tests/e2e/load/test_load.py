@@ -168,7 +168,7 @@ def test_a_server_without_one_good_answer_is_an_exit_status(shell: Shell) -> Non
     [
         (("--model", "nobody"), "'nobody' is not found", 1),
         (("--version", "7"), "not found", 1),
-        (("--input", "missing.json"), "there is no file 'missing.json'", 2),
+        (("--input", "missing.json"), "no file 'missing.json'", 2),
         (("--input", "wrong.json"), "x", 1),
     ],
 )
