@@ -76,7 +76,7 @@ def test_for_cost_the_cheapest_request_wins(shell: Shell, fraud: Path) -> None:
     for one in accepted(report):
         answered_in_an_hour = one["throughput_per_s"] * 3600
         assert one["cost_per_million"] == pytest.approx(PRICE / answered_in_an_hour * 1e6)
-    assert any(f"{PRICE} an hour" in note for note in report["notes"])
+    assert any(f"{PRICE} per hour" in note for note in report["notes"])
 
 
 @pytest.mark.long

@@ -81,11 +81,17 @@ async def test_each_caller_gets_its_tokens_and_no_more(lab: Lab, stub: Stub) -> 
             async with asyncio.TaskGroup() as callers:
                 for key in keys:
                     callers.create_task(overload(key))
+        late = 0
+        for gateway in gateways:
+            counters = await gateway.admin.get("/stats?filter=ratelimit.*failure_mode_allowed")
+            late += sum(int(line.rpartition(": ")[2]) for line in counters.splitlines())
 
     budget = PER_MINUTE / 60 * SECONDS
     ratios = sorted(used[key] / budget for key in keys)
     shown = f"{SECONDS:g} s: {ratios[0]:.4f} to {ratios[-1]:.4f} of the budget"
     print(f"{shown}, {sum(refused.values())} refused")  # noqa: T201  # the figure
+    if late:
+        pytest.skip(f"too busy: the limits answered {late} requests too late; {shown}")
     burst = BURST_S / SECONDS
     assert ratios[0] >= 0.98, shown
     assert ratios[-1] <= 1.002 + burst + LARGEST / budget, shown

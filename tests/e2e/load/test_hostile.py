@@ -122,7 +122,7 @@ def test_requests_that_never_got_a_connection_are_told_apart() -> None:
             pass
 
     with serving(silent) as server:
-        result = loaded(server.url, rate=40, connections=2)
+        result = loaded(server.url, rate=40, seconds=2, connections=2)
 
     assert set(result.errors) == {"timeout", "no_connection"}
     assert result.failed == result.requests

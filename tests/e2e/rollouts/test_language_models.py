@@ -68,7 +68,12 @@ def upstream(port: int) -> Json:
 
 
 CANARY: Json = canary(HALF, metrics=METRICS, min_samples=30)
-AB: Json = {"strategy": "ab", "warmup_s": 0.5, "metrics": METRICS, "min_samples": 30}
+AB: Json = {
+    "strategy": "ab",
+    "warmup_s": 0.5,
+    "metrics": {**METRICS, "reward": None},
+    "min_samples": 30,
+}
 SHADOW: Json = {**AB, "strategy": "shadow", "promotes": True}
 
 
