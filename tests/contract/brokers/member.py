@@ -7,56 +7,65 @@ gives it none until the session of that member times out.
 
 import sys
 import time
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import msgspec
 
-from headrace.streaming.broker import ConsumerSession, Membership
+from headrace.core import UnavailableError
+from headrace.streaming.broker import Broker, ConsumerSession, Membership
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Record
-from tests.contract.brokers.rig import Listener, after
+from tests.contract.brokers.rig import Listener, after, joined, retried
 
 MOST = 100
 IDLE_S = 3.0
 
 
+@cache
+def tell(word: str) -> None:
+    """Print it once, for the parent."""
+    print(word, flush=True)  # noqa: T201  # the parent reads it
+
+
 def main() -> None:
     *_, mode, sink, url, home = sys.argv
     membership = msgspec.json.decode(sys.argv[1], type=Membership)
-    broker = open_broker(url, home=Path(home))
-    listener = Listener()
-    session = broker.join(membership, listener)
-    print("joined", flush=True)  # noqa: T201  # the parent reads it
-    if mode == "copy":
-        copy(session, listener, sink)
+    with closing(open_broker(url, home=Path(home))) as broker:
+        if mode == "copy":
+            # As a worker does: Kafka may refuse a member until the one before it is dead.
+            retried(lambda: copy(broker, membership, sink), UnavailableError)
+        else:
+            half(broker, membership, sink)
+
+
+def half(broker: Broker, membership: Membership, sink: str) -> None:
+    with joined(broker, membership) as session:
+        tell("joined")
+        found: list[Record] = []
+        while len(found) < 2:  # so that it has halves
+            found += session.poll(MOST, 0.5)
+        deliver(session, found[: len(found) // 2], sink)
         session.flush(30)
-        session.close()
-        broker.close()
-        return
-    found: list[Record] = []
-    while len(found) < 2:  # so that it has halves
-        found += session.poll(MOST, 0.5)
-    deliver(session, found[: len(found) // 2], sink)
-    session.flush(30)
-    print("holds", flush=True)  # noqa: T201  # the parent reads it
-    while True:
-        session.poll(0, 0.2)
+        tell("holds")
+        while True:
+            session.poll(0, 0.2)
 
 
-def copy(session: ConsumerSession, listener: Listener, sink: str) -> None:
-    idle_since = time.monotonic()
-    started = False
-    while time.monotonic() - idle_since < IDLE_S or session.problem:
-        had_partitions = listener.told
-        found = session.poll(MOST, 0.2)
-        if not had_partitions:
-            idle_since = time.monotonic()
-        if found:
-            deliver(session, found, sink)
-            idle_since = time.monotonic()
-            if not started:
-                print("copies", flush=True)  # noqa: T201  # the parent reads it
-                started = True
+def copy(broker: Broker, membership: Membership, sink: str) -> None:
+    listener, idle_since = Listener(), time.monotonic()
+    with joined(broker, membership, listener) as session:
+        tell("joined")
+        while time.monotonic() - idle_since < IDLE_S or session.problem:
+            had_partitions = listener.told
+            found = session.poll(MOST, 0.2)
+            if found:
+                deliver(session, found, sink)
+                tell("copies")
+            if found or not had_partitions:
+                idle_since = time.monotonic()
+        session.flush(30)
 
 
 def deliver(session: ConsumerSession, records: list[Record], sink: str) -> None:

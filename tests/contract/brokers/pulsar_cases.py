@@ -24,7 +24,6 @@ def rig(server: Pulsar, tmp_path: Path) -> Rig:
         url=f"{server.url}?admin={server.admin}",
         home=tmp_path,
         session_timeout_s=1.0,
-        settles_s=30.0,
         counts_deliveries=False,  # Pulsar forgets them when the last member leaves
         stop=server.stop,
         start=server.start,

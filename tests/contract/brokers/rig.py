@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import msgspec
 
+from headrace.core import HeadraceError
 from headrace.streaming.broker import (
     Broker,
     ConsumerSession,
@@ -22,6 +23,8 @@ from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 READ_AT_ONCE = 30_000
+SETTLES_S = 45.0
+"""By when a group has surely handed its places over, those of a killed member too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,6 @@ class Rig:
     Args:
         session_timeout_s: After how long a member that died is replaced.
         protocol: Kafka's protocol of the groups.
-        settles_s: By when a group has surely handed its places over.
         counts_deliveries: Whether records say how often they were handed out.
         cannot: Names of tests ▸ why this server cannot do that.
         copied: Records that are copied while the copier is killed so often (`kills`).
@@ -43,7 +45,6 @@ class Rig:
     home: Path
     session_timeout_s: float = 2.0
     protocol: GroupProtocol = GroupProtocol.AUTO
-    settles_s: float = 15.0
     counts_deliveries: bool = False
     cannot: Mapping[str, str] = field(default_factory=dict)
     copied: int = 4000
@@ -70,7 +71,7 @@ class Rig:
     def finish(self, session: ConsumerSession, records: Iterable[Record]) -> None:
         """Be done with these records, and wait until the server knows it."""
         session.produce([], after(records))
-        assert session.flush(self.settles_s)
+        assert session.flush(SETTLES_S)
 
 
 @dataclass
@@ -149,7 +150,7 @@ def after(records: Iterable[Record]) -> dict[TopicPartition, int]:
 
 
 def take(
-    session: ConsumerSession, count: int, *, within_s: float, max_records: int = 1000
+    session: ConsumerSession, count: int, *, within_s: float = SETTLES_S, max_records: int = 1000
 ) -> list[Record]:
     """At least `count` records, or as many as came in that time."""
     found: list[Record] = []
@@ -159,12 +160,26 @@ def take(
     return found
 
 
-def settle(session: ConsumerSession, holds: Callable[[], bool], *, within_s: float) -> None:
+def settle(session: ConsumerSession, holds: Callable[[], bool]) -> None:
     """Poll for nothing until that holds."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + SETTLES_S
     while not holds():
-        assert time.monotonic() < deadline, f"not within {within_s} s; {session.problem!r}"
+        assert time.monotonic() < deadline, session.problem
         assert session.poll(0, 0.05) == []
+
+
+def retried(act: Callable[[], object], after: type[HeadraceError]) -> None:
+    """Act again after such an error: a server may take a while to know what became of it."""
+    deadline = time.monotonic() + SETTLES_S
+    while True:
+        try:
+            act()
+        except after:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def everything(broker: Broker, topic: str) -> list[Record]:
@@ -190,16 +205,11 @@ def joined(
 
 
 def taken(
-    broker: Broker,
-    membership: Membership,
-    count: int,
-    *,
-    within_s: float,
-    listener: Listener | None = None,
+    broker: Broker, membership: Membership, count: int, listener: Listener | None = None
 ) -> list[Record]:
     """What `take` returns to a member that joins for it."""
     with joined(broker, membership, listener) as session:
-        return take(session, count, within_s=within_s)
+        return take(session, count)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from contextlib import suppress
 
 import pytest
 
-from headrace.core import InvalidArgumentError, NotFoundError
+from headrace.core import HeadraceError, InvalidArgumentError, NotFoundError
 from headrace.streaming.broker import Broker, ConsumerSession, ReplacedError
 from headrace.streaming.records import TopicPartition
 from tests.contract.brokers.rig import (
+    SETTLES_S,
     Listener,
     Rig,
     after,
@@ -18,6 +19,7 @@ from tests.contract.brokers.rig import (
     new_topic,
     numbered,
     numbers,
+    retried,
     take,
 )
 
@@ -89,13 +91,13 @@ class Asking:
         partition = TopicPartition(topic, 0)
         broker.send(numbered(topic, range(10)))
         with joined(broker, rig.membership(topic)) as session:
-            found = take(session, 10, within_s=rig.settles_s)
+            found = take(session, 10)
             session.pause([partition])
             seen = {}
             for done, more in ((0, 0), (4, 0), (10, 0), (10, 90)):
                 rig.finish(session, found[:done])
                 broker.send(numbered(topic, range(more)))
-                deadline = time.monotonic() + rig.settles_s
+                deadline = time.monotonic() + SETTLES_S
                 while (lag := session.lag()[partition]).records != 10 + more - done:
                     assert time.monotonic() < deadline, lag
                     session.poll(0, 0.1)
@@ -109,41 +111,29 @@ class Asking:
             pytest.skip("no server of this test's own")
         topic, sink = new_topic(broker, records=10), new_topic(broker)
         with joined(broker, rig.membership(topic)) as session:
-            found = take(session, 10, within_s=rig.settles_s)
+            found = take(session, 10)
             session.produce(numbered(sink, numbers(found)), after(found))
-            assert session.flush(rig.settles_s)
+            assert session.flush(SETTLES_S)
             assert session.problem == ""
             rig.stop()
-            deadline = time.monotonic() + rig.settles_s
+            deadline = time.monotonic() + SETTLES_S
             while not session.problem:
                 assert time.monotonic() < deadline, "nobody says that the server is away"
                 assert session.poll(10, 0.2) == []
             rig.start()
-            self._send(broker, topic, rig.settles_s)
+            retried(lambda: broker.send(numbered(topic, range(10, 15))), HeadraceError)
             # Where names are the broker's, a member that lost the answer to its second join may be
             # fenced by its third; a worker then ends, and is started again.
             with suppress(ReplacedError):
-                self._deliver(session, sink, 2 * rig.settles_s)
+                self._deliver(session, sink)
         if set(numbers(everything(broker, sink))) != set(range(15)):
             with joined(broker, rig.membership(topic)) as session:
-                self._deliver(session, sink, 2 * rig.settles_s)
+                self._deliver(session, sink)
         assert set(numbers(everything(broker, sink))) == set(range(15))
 
     @staticmethod
-    def _deliver(session: ConsumerSession, sink: str, within_s: float) -> None:
-        found = take(session, 5, within_s=within_s)
+    def _deliver(session: ConsumerSession, sink: str) -> None:
+        found = take(session, 5)
         session.produce(numbered(sink, numbers(found)), after(found))
-        assert session.flush(within_s)
+        assert session.flush(SETTLES_S)
         assert session.problem == ""
-
-    @staticmethod
-    def _send(broker: Broker, topic: str, within_s: float) -> None:
-        """When the server is back, which the broker may hear a little later."""
-        deadline = time.monotonic() + within_s
-        while True:
-            try:
-                return broker.send(numbered(topic, range(10, 15)))
-            except Exception:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)

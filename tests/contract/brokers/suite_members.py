@@ -1,6 +1,7 @@
 """A group goes on where it was or is put; members share it, and lose nothing when one goes."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumen
 from headrace.streaming.broker import Broker, ConsumerSession, Delivery, StartPosition
 from headrace.streaming.records import Record, TopicPartition
 from tests.contract.brokers.rig import (
+    SETTLES_S,
     Listener,
     Rig,
     after,
@@ -20,6 +22,7 @@ from tests.contract.brokers.rig import (
     new_topic,
     numbered,
     numbers,
+    retried,
     settle,
     take,
     taken,
@@ -33,14 +36,14 @@ class Members:
         topic = new_topic(broker, records=5)
         membership, listener = rig.membership(topic, start=StartPosition.LATEST), Listener()
         with joined(broker, membership, listener) as session:
-            settle(session, lambda: bool(listener.held), within_s=rig.settles_s)
-            assert session.flush(rig.settles_s)
+            settle(session, lambda: bool(listener.held))
+            assert session.flush(SETTLES_S)
         broker.send(numbered(topic, range(5, 8)))
 
         with joined(broker, membership) as session:
-            found = take(session, 3, within_s=rig.settles_s)
+            found = take(session, 3)
             broker.send(numbered(topic, [8]))
-            found += take(session, 1, within_s=rig.settles_s)
+            found += take(session, 1)
 
         assert numbers(found) == [5, 6, 7, 8]
 
@@ -52,7 +55,7 @@ class Members:
         broker.send(numbered(topic, range(5, 8)))
 
         membership = rig.membership(topic, start=StartPosition.LATEST, start_s=start_s)
-        assert numbers(taken(broker, membership, 3, within_s=rig.settles_s)) == [5, 6, 7]
+        assert numbers(taken(broker, membership, 3)) == [5, 6, 7]
 
     def test_a_group_that_has_read_goes_on_whatever_its_start(
         self, rig: Rig, broker: Broker
@@ -60,11 +63,11 @@ class Members:
         topic = new_topic(broker, records=10)
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
-            found = take(session, 4, within_s=rig.settles_s, max_records=4)
+            found = take(session, 4, max_records=4)
             rig.finish(session, found[:4])
 
         again = rig.membership(topic, group=membership.group, start=StartPosition.LATEST)
-        assert numbers(taken(broker, again, 6, within_s=rig.settles_s)) == [4, 5, 6, 7, 8, 9]
+        assert numbers(taken(broker, again, 6)) == [4, 5, 6, 7, 8, 9]
 
     def test_what_is_done_stays_done_and_what_is_not_comes_again(
         self, rig: Rig, broker: Broker
@@ -72,12 +75,12 @@ class Members:
         topic = new_topic(broker, records=10)
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
-            found = take(session, 10, within_s=rig.settles_s)
+            found = take(session, 10)
             rig.finish(session, found[:6])
 
-        again = taken(broker, membership, 4, within_s=rig.settles_s)
+        again = taken(broker, membership, 4)
         other = rig.membership(topic, group=membership.group, member="two")
-        once_more = taken(broker, other, 4, within_s=rig.settles_s)
+        once_more = taken(broker, other, 4)
 
         assert {record.deliveries for record in found} == {1}
         assert numbers(again) == [6, 7, 8, 9]
@@ -90,13 +93,11 @@ class Members:
         topic = new_topic(broker, records=10)
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
-            found = take(session, 10, within_s=rig.settles_s)
+            found = take(session, 10)
             rig.finish(session, found[:8])
 
         own = Listener(offsets={found[0].topic_partition: found[3].offset})
-        assert numbers(taken(broker, membership, 7, within_s=rig.settles_s, listener=own)) == list(
-            range(3, 10)
-        )
+        assert numbers(taken(broker, membership, 7, own)) == list(range(3, 10))
 
     def test_a_state_that_names_a_place_which_was_not_gained_is_refused(
         self, rig: Rig, broker: Broker
@@ -106,7 +107,7 @@ class Members:
             joined(broker, rig.membership(new_topic(broker)), strange) as session,
             pytest.raises(InvalidArgumentError, match="elsewhere"),
         ):
-            take(session, 1, within_s=rig.settles_s)
+            take(session, 1)
 
     def test_two_groups_read_all_each(self, rig: Rig, broker: Broker) -> None:
         topic = new_topic(broker, records=5)
@@ -115,8 +116,8 @@ class Members:
             joined(broker, rig.membership(topic)) as one,
             joined(broker, rig.membership(topic)) as two,
         ):
-            assert numbers(take(one, 5, within_s=rig.settles_s)) == [0, 1, 2, 3, 4]
-            assert numbers(take(two, 5, within_s=rig.settles_s)) == [0, 1, 2, 3, 4]
+            assert numbers(take(one, 5)) == [0, 1, 2, 3, 4]
+            assert numbers(take(two, 5)) == [0, 1, 2, 3, 4]
 
     def test_a_group_says_where_it_is(self, rig: Rig, broker: Broker) -> None:
         topic = new_topic(broker, records=10)
@@ -124,7 +125,7 @@ class Members:
 
         assert broker.committed(new_name("nobody"), topic) == {}
         with joined(broker, membership) as session:
-            found = take(session, 10, within_s=rig.settles_s)
+            found = take(session, 10)
             rig.finish(session, found[:6])
             (committed,) = broker.committed(membership.group, topic).items()
         partition, offset = committed
@@ -136,13 +137,14 @@ class Members:
         topic = new_topic(broker, records=10)
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
-            found = take(session, 10, within_s=rig.settles_s)
+            found = take(session, 10)
             rig.finish(session, found)
             with pytest.raises(FailedPreconditionError, match=membership.group):
                 broker.set_committed(membership.group, {found[0].topic_partition: found[7].offset})
 
-        self._put(rig, broker, membership.group, {found[0].topic_partition: found[7].offset})
-        assert numbers(taken(broker, membership, 3, within_s=rig.settles_s)) == [7, 8, 9]
+        offsets = {found[0].topic_partition: found[7].offset}
+        retried(lambda: broker.set_committed(membership.group, offsets), FailedPreconditionError)
+        assert numbers(taken(broker, membership, 3)) == [7, 8, 9]
 
     def test_a_group_that_never_was_is_put_somewhere(self, rig: Rig, broker: Broker) -> None:
         topic = new_topic(broker, records=10)
@@ -150,19 +152,7 @@ class Members:
         membership = rig.membership(topic, start=StartPosition.LATEST)
         broker.set_committed(membership.group, {found[0].topic_partition: found[4].offset})
 
-        assert numbers(taken(broker, membership, 6, within_s=rig.settles_s)) == [4, 5, 6, 7, 8, 9]
-
-    @staticmethod
-    def _put(rig: Rig, broker: Broker, group: str, offsets: dict[TopicPartition, int]) -> None:
-        """A server may take a while to know that a member which comes back by name has left."""
-        deadline = time.monotonic() + rig.settles_s + rig.session_timeout_s
-        while True:
-            try:
-                return broker.set_committed(group, offsets)
-            except FailedPreconditionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
+        assert numbers(taken(broker, membership, 6)) == [4, 5, 6, 7, 8, 9]
 
     @pytest.mark.parametrize(
         ("heir", "delivery"),
@@ -180,12 +170,7 @@ class Members:
             assert line_of(process) == "holds"
         done = numbers(everything(broker, sink))
 
-        found = taken(
-            broker,
-            replace(membership, member=heir),
-            20 - len(done),
-            within_s=rig.settles_s + rig.session_timeout_s,
-        )
+        found = taken(broker, replace(membership, member=heir), 20 - len(done))
 
         assert done
         assert numbers(found) == list(range(len(done), 20))
@@ -198,39 +183,28 @@ class Members:
         first, second = Listener(), Listener()
         can = broker.abilities.rebalances and broker.abilities.partitions
 
+        def work(is_done: Callable[[], bool], *sessions: ConsumerSession) -> None:
+            deadline = time.monotonic() + SETTLES_S
+            while not is_done():
+                assert time.monotonic() < deadline, (first, second, numbers(found))
+                for session in sessions:
+                    some = session.poll(10, 0.1)
+                    session.produce([], after(some))
+                    found.extend(some)
+
         with joined(broker, rig.membership(topic, group=group), first) as one:
-            self._work(one, found)
-            deadline = time.monotonic() + rig.settles_s
-            while can and len(first.held) < 4:
-                assert time.monotonic() < deadline, first
-                self._work(one, found)
-            two = broker.join(rig.membership(topic, group=group, member="two"), second)
-            try:
-                deadline = time.monotonic() + rig.settles_s
-                while can and not (len(first.held) == len(second.held) == 2):
-                    assert time.monotonic() < deadline, (first, second)
-                    self._work(one, found)
-                    self._work(two, found)
+            work(lambda: bool(found) and (not can or len(first.held) == 4), one)
+            with joined(broker, rig.membership(topic, group=group, member="two"), second) as two:
+                work(lambda: not can or len(first.held) == len(second.held) == 2, one, two)
                 assert not first.held & second.held or not can
                 broker.send(numbered(topic, range(100, 200), keys=20))
-                self._work(one, found)
-                self._work(two, found)
-            finally:
-                two.close()
-            deadline = time.monotonic() + rig.settles_s + rig.session_timeout_s
-            while len(set(numbers(found))) < 200 or (can and len(first.held) < 4):
-                assert time.monotonic() < deadline, sorted(set(range(200)) - set(numbers(found)))
-                self._work(one, found)
+                known = len(found)
+                work(lambda: len(found) > known, one, two)
+            work(lambda: len(set(numbers(found))) == 200 and (not can or len(first.held) == 4), one)
 
         assert set(numbers(found)) == set(range(200))
         if can:
             assert len(first.given_away) == 2
-
-    @staticmethod
-    def _work(session: ConsumerSession, found: list[Record]) -> None:
-        some = session.poll(10, 0.1)
-        session.produce([], after(some))
-        found += some
 
     def test_what_is_done_while_a_place_is_given_away_is_not_read_again(
         self, rig: Rig, broker: Broker
@@ -240,18 +214,15 @@ class Members:
         topic, group = new_topic(broker, partitions=2, records=40, keys=10), new_name("group")
         first, second = Listener(), Listener()
         with joined(broker, rig.membership(topic, group=group), first) as one:
-            found = take(one, 40, within_s=rig.settles_s)
+            found = take(one, 40)
             first.before = lambda _: one.produce([], after(found))
-            two = broker.join(rig.membership(topic, group=group, member="two"), second)
-            try:
+            with joined(broker, rig.membership(topic, group=group, member="two"), second) as two:
                 again: list[Record] = []
-                deadline = time.monotonic() + rig.settles_s
+                deadline = time.monotonic() + SETTLES_S
                 while not second.held:
                     assert time.monotonic() < deadline
                     again += one.poll(10, 0.1) + two.poll(10, 0.1)
                 again += two.poll(10, 0.3) + one.poll(10, 0.3)
-            finally:
-                two.close()
 
         assert sorted(numbers(found)) == list(range(40))
         assert again == []
@@ -264,31 +235,28 @@ class Members:
         membership = rig.membership(topic)
         listener = Listener()
         with joined(broker, membership, listener) as session:
-            found = take(session, 5, within_s=rig.settles_s)
+            found = take(session, 5)
             ends = time.monotonic() + 1.5 * rig.session_timeout_s
-            settle(session, lambda: time.monotonic() > ends, within_s=rig.settles_s + 60)
+            settle(session, lambda: time.monotonic() > ends)
             rig.finish(session, found)
             assert listener.held == {TopicPartition(topic, 0)}
             assert listener.told == 1
 
         broker.send(numbered(topic, [5]))
-        assert numbers(taken(broker, membership, 1, within_s=rig.settles_s)) == [5]
+        assert numbers(taken(broker, membership, 1)) == [5]
 
     def test_a_member_that_was_replaced_can_go_on_no_more(self, rig: Rig, broker: Broker) -> None:
         if not broker.abilities.exactly_once:
             pytest.skip("this broker does not keep members apart")
         topic, sink = new_topic(broker, records=10), new_topic(broker)
         membership = rig.membership(topic, delivery=Delivery.EXACTLY_ONCE)
-        zombie = broker.join(membership, Listener())
-        try:
-            found = take(zombie, 10, within_s=rig.settles_s)
+        with joined(broker, membership) as zombie:
+            found = take(zombie, 10)
             with joined(broker, membership) as heir:
-                again = take(heir, 10, within_s=rig.settles_s)
+                again = take(heir, 10)
                 with pytest.raises(HeadraceError):
                     zombie.produce(numbered(sink, range(100, 110)), after(found))
                 heir.produce(numbered(sink, numbers(again)), after(again))
-        finally:
-            zombie.close()
 
         assert numbers(again) == list(range(10))
         assert numbers(everything(broker, sink)) == list(range(10))
@@ -298,7 +266,7 @@ class Members:
         if broker.abilities.rebalances:
             pytest.skip("records belong to the member that has their place")
         with joined(broker, rig.membership(topic, group=group)) as slow:
-            found = take(slow, 5, within_s=rig.settles_s)
+            found = take(slow, 5)
             with joined(broker, rig.membership(topic, group=group, member="two")) as other:
                 deadline = time.monotonic() + 3 * rig.session_timeout_s
                 while time.monotonic() < deadline:

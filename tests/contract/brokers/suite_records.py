@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 import pytest
 
@@ -11,6 +12,7 @@ from headrace.core import HeadraceError, UnsupportedError
 from headrace.streaming.broker import Broker, ConsumerSession, Delivery
 from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
 from tests.contract.brokers.rig import (
+    SETTLES_S,
     Listener,
     Rig,
     after,
@@ -36,7 +38,7 @@ class Records:
         for start in range(0, 300, 50):
             broker.send(numbered(topic, range(start, start + 50), keys=7))
 
-        found = taken(broker, rig.membership(topic), 300, within_s=rig.settles_s)
+        found = taken(broker, rig.membership(topic), 300)
 
         assert sorted(numbers(found)) == list(range(300))
         for partition in {record.topic_partition for record in found}:
@@ -47,11 +49,8 @@ class Records:
 
     def test_a_key_stays_at_its_place(self, rig: Rig, broker: Broker) -> None:
         topic = new_topic(broker, partitions=4, records=40, keys=8)
-        other = rig.open()
-        try:
+        with closing(rig.open()) as other:
             other.send(numbered(topic, range(40, 80), keys=8))
-        finally:
-            other.close()
 
         partitions: dict[bytes | None, set[TopicPartition]] = {}
         for record in everything(broker, topic):
@@ -93,7 +92,7 @@ class Records:
             broker.send([NewRecord(topic=topic, key=key, value=value, headers=more)])
         after_s = time.time()  # noqa: TID251  # as above
 
-        found = taken(broker, rig.membership(topic), len(contents), within_s=rig.settles_s)
+        found = taken(broker, rig.membership(topic), len(contents))
 
         for records in (found, everything(broker, topic)):
             assert [(one.key, one.value, one.headers) for one in records] == contents
@@ -122,7 +121,7 @@ class Records:
 
         found: list[Record] = []
         with joined(broker, rig.membership(topic)) as session:
-            deadline = time.monotonic() + rig.settles_s
+            deadline = time.monotonic() + SETTLES_S
             while len(found) < 100 and time.monotonic() < deadline:
                 assert session.poll(0, 0.0) == []
                 some = session.poll(7, 0.2)
@@ -138,11 +137,11 @@ class Records:
         partition = TopicPartition(topic, 0)
         with joined(broker, rig.membership(topic)) as session:
             broker.send(numbered(topic, range(10)))
-            first = take(session, 1, within_s=rig.settles_s, max_records=1)
+            first = take(session, 1, max_records=1)
             session.pause([partition])
             paused = [session.poll(100, 0.1) for _ in range(5)]
             session.resume([partition])
-            rest = take(session, 9, within_s=rig.settles_s)
+            rest = take(session, 9)
 
         assert paused == [[]] * 5
         assert numbers(first + rest) == list(range(10))
@@ -230,15 +229,15 @@ class Records:
         topic, sink = new_topic(broker, records=20), new_topic(broker)
         membership = rig.membership(topic, delivery=delivery)
         with joined(broker, membership) as session:
-            found = take(session, 20, within_s=rig.settles_s)
+            found = take(session, 20)
             for start in range(0, 20, 5):
                 some = found[start : start + 5]
                 session.produce(numbered(sink, numbers(some)), after(some))
-            assert session.flush(rig.settles_s)
+            assert session.flush(SETTLES_S)
             assert numbers(everything(broker, sink)) == list(range(20))
         broker.send(numbered(topic, [20]))
 
-        assert numbers(taken(broker, membership, 1, within_s=rig.settles_s)) == [20]
+        assert numbers(taken(broker, membership, 1)) == [20]
 
     def test_answers_keep_the_timestamps_that_they_are_written_with(
         self, rig: Rig, broker: Broker, delivery: Delivery
@@ -249,29 +248,26 @@ class Records:
         times_ms = [first_ms + 37 * number for number in range(30)]
         broker.send(numbered(topic, [0]))
         with joined(broker, rig.membership(topic, delivery=delivery)) as session:
-            taken = take(session, 1, within_s=rig.settles_s)
+            taken = take(session, 1)
             answers = [
                 NewRecord(topic=sink, key=None, value=b"%d" % at, timestamp_s=at_ms / 1000)
                 for at, at_ms in enumerate(times_ms)
             ]
             session.produce(answers, after(taken))
-            assert session.flush(rig.settles_s)
+            assert session.flush(SETTLES_S)
 
         assert [round(one.timestamp_s * 1000, 3) for one in everything(broker, sink)] == times_ms
 
     def test_one_deliver_writes_to_several_topics_and_partitions(
         self, rig: Rig, broker: Broker, delivery: Delivery
     ) -> None:
-        topic, sink, dead = (
-            new_topic(broker, records=9),
-            new_topic(broker, partitions=3),
-            new_topic(broker),
-        )
+        topic, sink = new_topic(broker, records=9), new_topic(broker, partitions=3)
+        dead = new_topic(broker)
         with joined(broker, rig.membership(topic, delivery=delivery)) as session:
-            found = take(session, 9, within_s=rig.settles_s)
+            found = take(session, 9)
             answers = numbered(sink, range(8), keys=8)
             session.produce([*answers, *numbered(dead, [8])], after(found))
-            assert session.flush(rig.settles_s)
+            assert session.flush(SETTLES_S)
 
         assert sorted(numbers(everything(broker, sink))) == list(range(8))
         assert numbers(everything(broker, dead)) == [8]
@@ -282,13 +278,13 @@ class Records:
         topic, sink = new_topic(broker, records=3), new_topic(broker)
         membership = rig.membership(topic, delivery=delivery)
         with joined(broker, membership) as session:
-            found = take(session, 3, within_s=rig.settles_s)
+            found = take(session, 3)
             session.produce([], {})
             session.produce(numbered(sink, [0]), {})
             rig.finish(session, found[:1])
 
         assert numbers(everything(broker, sink)) == [0]
-        assert numbers(taken(broker, membership, 2, within_s=rig.settles_s)) == [1, 2]
+        assert numbers(taken(broker, membership, 2)) == [1, 2]
 
     def test_what_cannot_be_written_moves_nothing(
         self, rig: Rig, broker: Broker, delivery: Delivery
@@ -296,15 +292,12 @@ class Records:
         topic, sink = new_topic(broker, records=5), new_topic(broker)
         membership = rig.membership(topic, delivery=delivery)
         bad = NewRecord(topic=sink, key=None, value=b"99", partition=77)
-        session = broker.join(membership, Listener())
-        try:
-            found = take(session, 5, within_s=rig.settles_s)
+        with joined(broker, membership) as session:
+            found = take(session, 5)
             with pytest.raises(HeadraceError):
                 self._produce(session, [*numbered(sink, [0, 1]), bad], after(found))
-        finally:
-            session.close()
 
-        assert numbers(taken(broker, membership, 5, within_s=rig.settles_s)) == [0, 1, 2, 3, 4]
+        assert numbers(taken(broker, membership, 5)) == [0, 1, 2, 3, 4]
         if delivery is Delivery.EXACTLY_ONCE:
             assert everything(broker, sink) == []
 

@@ -58,7 +58,6 @@ class TestKafka(BrokerContract):
             protocol=protocol,
             home=tmp_path,
             session_timeout_s=6.0,
-            settles_s=30.0,
             cannot=CANNOT.get(option, STATIC if protocol is GroupProtocol.CONSUMER else {}),
             stop=kafka.stop,
             start=kafka.start,

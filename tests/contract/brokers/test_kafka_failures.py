@@ -27,6 +27,7 @@ from headrace.streaming.brokers.kafka.url import kafka_options
 from headrace.streaming.records import NewRecord, TopicPartition
 from tests.brokers.kafka import PASSWORD, SHORT_SESSIONS, KafkaCluster, running_kafka
 from tests.contract.brokers.rig import (
+    SETTLES_S,
     Listener,
     Rig,
     after,
@@ -53,17 +54,10 @@ def rig(kafka: KafkaCluster, tmp_path: Path) -> Rig:
 def test_a_visit_makes_a_group_assign_its_partitions_again(rig: Rig, broker: Broker) -> None:
     topic, listener = new_topic(broker, partitions=2), Listener()
     membership, options = rig.membership(topic), kafka_options(rig.url)
-    session = broker.join(membership, listener)
-    try:
-        settle(session, lambda: len(listener.held) == 2, within_s=30.0)
+    with joined(broker, membership, listener) as session:
+        settle(session, lambda: len(listener.held) == 2)
         visit(options.member(membership, GroupProtocol.CLASSIC), [topic], options.address)
-        settle(
-            session,
-            lambda: bool(listener.given_away) and len(listener.held) == 2,
-            within_s=60.0,
-        )
-    finally:
-        session.close()
+        settle(session, lambda: bool(listener.given_away) and len(listener.held) == 2)
 
     assert not listener.lost_partitions
 
@@ -78,12 +72,11 @@ def test_a_user_is_let_in_by_the_password_only(
     assert numbers(everything(broker, topic)) == [0, 1, 2]
     broker.close()
 
-    broker = open_broker(url.replace(PASSWORD, "hush"), home=tmp_path)
-    try:
-        with pytest.raises(UnauthenticatedError, match=r"check sasl\.username") as told:
-            broker.ends("t")
-    finally:
-        broker.close()
+    with (
+        closing(open_broker(url.replace(PASSWORD, "hush"), home=tmp_path)) as broker,
+        pytest.raises(UnauthenticatedError, match=r"check sasl\.username") as told,
+    ):
+        broker.ends("t")
     assert "hush" not in str(told.value)
 
 
@@ -99,11 +92,11 @@ def test_an_answer_that_is_too_large_ends_the_session_with_both_sizes(
     )
     membership = rig.membership(topic, delivery=delivery)
     with joined(broker, membership) as session:
-        found = take(session, 3, within_s=rig.settles_s)
+        found = take(session, 3)
         with pytest.raises(InvalidArgumentError, match=r"a record of \d+ bytes .* 1000000 bytes"):
             session.produce([*numbered(sink, [0]), large], after(found))
 
-    assert numbers(taken(broker, membership, 3, within_s=rig.settles_s)) == [0, 1, 2]
+    assert numbers(taken(broker, membership, 3)) == [0, 1, 2]
     broker.close()
 
 
@@ -114,7 +107,7 @@ def test_an_answer_for_a_topic_that_is_not_there_makes_none(
 ) -> None:
     topic, sink = new_topic(broker, records=3), new_name("nowhere")
     with joined(broker, rig.membership(topic, delivery=delivery)) as session:
-        found = take(session, 3, within_s=rig.settles_s)
+        found = take(session, 3)
         with pytest.raises(NotFoundError, match=sink):
             session.produce(numbered(sink, [0]), after(found))
         with pytest.raises(NotFoundError, match=sink):
@@ -128,12 +121,11 @@ def test_a_session_timeout_that_the_servers_refuse_says_what_they_take(
     rig: Rig, broker: Broker
 ) -> None:
     topic = new_topic(broker)
-    session = broker.join(rig.membership(topic, session_timeout_s=0.5), Listener())
-    try:
-        with pytest.raises(InvalidArgumentError, match="session_timeout_s of 6 s"):
-            take(session, 1, within_s=rig.settles_s)
-    finally:
-        session.close()
+    with (
+        joined(broker, rig.membership(topic, session_timeout_s=0.5)) as session,
+        pytest.raises(InvalidArgumentError, match="session_timeout_s of 6 s"),
+    ):
+        take(session, 1)
 
 
 @pytest.mark.long
@@ -175,7 +167,7 @@ def test_members_cost_little_processor_time_while_a_broker_is_down(tmp_path: Pat
             for protocol in (GroupProtocol.CLASSIC, GroupProtocol.CONSUMER)
         ]
         for session in sessions:
-            take(session, 6, within_s=rig.settles_s)
+            take(session, 6)
         cluster.brokers[0].kill()
         used_s, until = time.process_time(), time.monotonic() + down_s
         while time.monotonic() < until:
@@ -207,28 +199,26 @@ def test_a_request_that_found_no_coordinator_in_time_harms_no_later_one(tmp_path
 
 
 def test_more_answers_than_the_client_queues_are_all_written(rig: Rig, tmp_path: Path) -> None:
-    narrow = open_broker(f"{rig.url}&queue.buffering.max.messages=7", home=tmp_path)
-    try:
+    url = f"{rig.url}&queue.buffering.max.messages=7"
+    with closing(open_broker(url, home=tmp_path)) as narrow:
         topic, sink = new_topic(narrow), new_topic(narrow)
         narrow.send(numbered(topic, range(500)))
         with joined(narrow, rig.membership(topic)) as session:
-            found = take(session, 500, within_s=rig.settles_s)
+            found = take(session, 500)
             session.produce(numbered(sink, numbers(found)), after(found))
-            assert session.flush(rig.settles_s)
+            assert session.flush(SETTLES_S)
 
         assert numbers(everything(narrow, sink)) == list(range(500))
-    finally:
-        narrow.close()
 
 
 def test_who_takes_nothing_for_long_gets_all_later(rig: Rig, broker: Broker) -> None:
     topic = new_topic(broker, records=2000)
     with joined(broker, rig.membership(topic)) as session:
-        found = take(session, 1, within_s=rig.settles_s, max_records=1)
+        found = take(session, 1, max_records=1)
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:  # far more calls than are put aside
             assert session.poll(0, 0.0) == []
-        found += take(session, 1999, within_s=rig.settles_s)
+        found += take(session, 1999)
 
     assert numbers(found) == list(range(2000))
 
@@ -243,7 +233,7 @@ def test_a_broker_that_hangs_while_places_come_is_waited_for(
         server.freeze()
         threading.Timer(3.0, server.thaw).start()
 
-    found = taken(broker, rig.membership(topic), 5, within_s=30, listener=Listener(on_gain=hang))
+    found = taken(broker, rig.membership(topic), 5, Listener(on_gain=hang))
 
     assert numbers(found) == [0, 1, 2, 3, 4]
 
@@ -264,7 +254,7 @@ def test_a_broker_that_goes_while_places_come_ends_the_session_before_it_is_miss
     try:
         with joined(broker, rig.membership(topic), Listener(on_gain=go)) as session:
             with pytest.raises(UnavailableError, match="cannot read the offsets of group"):
-                take(session, 1, within_s=30)
+                take(session, 1)
             took_s = time.monotonic() - gone[0]
         broker.close()
     finally:
@@ -306,6 +296,6 @@ def test_a_member_waits_for_a_transaction_and_does_not_begin_anew(rig: Rig, brok
     membership = rig.membership(topic, start=StartPosition.EARLIEST)
     with moving(rig, membership.group, {TopicPartition(topic, 0): 4}) as producer:
         threading.Timer(2.0, producer.commit_transaction).start()
-        found = taken(broker, membership, 6, within_s=30)
+        found = taken(broker, membership, 6)
 
     assert numbers(found) == [4, 5, 6, 7, 8, 9]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,12 +134,12 @@ def test_who_reads_too_slowly_is_told_what_it_missed(
     membership = rig.membership("t")
     log.send(numbered("t", range(5000)))
     with joined(log, membership) as session:
-        session.produce([], after(take(session, 10, within_s=10, max_records=10)))
+        session.produce([], after(take(session, 10, max_records=10)))
     clock.now_s += 8 * DAY_S
     log.send(numbered("t", range(5000, 5003)))
 
     with caplog.at_level(logging.WARNING), joined(log, membership) as session:
-        found = take(session, 3, within_s=10)
+        found = take(session, 3)
 
     assert numbers(found) == [5000, 5001, 5002]
     assert "records 10 to 4999 were deleted before group" in caplog.text
@@ -179,10 +179,10 @@ def test_who_gave_no_sign_of_life_delivers_no_more(
     log.send(numbered("t", range(5)))
     group = new_name("group")
     silent = log.join(rig.membership("t", group=group), Listener())
-    found = take(silent, 5, within_s=10)
+    found = take(silent, 5)
     clock.now_s += 31
     with joined(log, rig.membership("t", group=group, member="two")) as other:
-        again = take(other, 5, within_s=10)
+        again = take(other, 5)
         with pytest.raises(ConflictError, match="no heartbeat for 30 s"):
             silent.produce(numbered("out", range(5)), after(found))
         with pytest.raises(ConflictError, match="no heartbeat"):
@@ -200,13 +200,13 @@ def test_who_gave_no_sign_of_life_and_comes_back_is_told_what_it_lost(
     group = new_name("group")
     first, second = Listener(), Listener()
     with joined(log, rig.membership("wide", group=group), first) as silent:
-        settle(silent, lambda: len(first.held) == 2, within_s=10)
+        settle(silent, lambda: len(first.held) == 2)
         clock.now_s += 31
         with joined(log, rig.membership("wide", group=group, member="two"), second) as other:
-            settle(other, lambda: len(second.held) == 2, within_s=10)
-            settle(silent, lambda: len(first.lost_partitions) == 2, within_s=10)
-            settle(other, lambda: len(second.held) == 1, within_s=10)
-            settle(silent, lambda: len(first.held) == 1, within_s=10)
+            settle(other, lambda: len(second.held) == 2)
+            settle(silent, lambda: len(first.lost_partitions) == 2)
+            settle(other, lambda: len(second.held) == 1)
+            settle(silent, lambda: len(first.held) == 1)
 
             assert not first.held & second.held
 
@@ -230,11 +230,8 @@ def test_processes_that_make_one_log_at_once_all_write_to_it(tmp_path: Path, rig
         for first in range(3)
     ]
     codes = [sender.wait(timeout=60) for sender in senders]
-    broker = open_broker("log:mine", home=tmp_path)
-    try:
-        found = taken(broker, rig.membership("t"), 600, within_s=30)
-    finally:
-        broker.close()
+    with closing(open_broker("log:mine", home=tmp_path)) as broker:
+        found = taken(broker, rig.membership("t"), 600)
 
     assert codes == [0, 0, 0]
     assert sorted(numbers(found)) == list(range(600))

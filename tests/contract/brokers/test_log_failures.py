@@ -131,7 +131,7 @@ def test_a_full_disk_delivers_nothing_and_loses_nothing(folder: Path, rig: Rig) 
     with opened(folder) as broker:
         broker.send(numbered("t", range(5)))
         with joined(broker, membership) as session:
-            found = take(session, 5, within_s=10)
+            found = take(session, 5)
             session._file._db.execute("PRAGMA max_page_count = 40")  # type: ignore[attr-defined]
             with pytest.raises(LogFullError, match="no space is left on the disk; free some"):
                 session.produce(large, after(found))
@@ -139,7 +139,7 @@ def test_a_full_disk_delivers_nothing_and_loses_nothing(folder: Path, rig: Rig) 
                 session.poll(1, 0)
 
         with joined(broker, membership) as session:
-            again = take(session, 5, within_s=10)
+            again = take(session, 5)
             session.produce(large, after(again))
             assert len(everything(broker, "out")) == 10
 
@@ -152,7 +152,7 @@ def test_a_writer_is_waited_for_and_one_that_stays_is_trouble_to_a_poll_and_ends
     membership = rig.membership("t")
     with opened(folder, lock_timeout_s=0.5) as broker, joined(broker, membership) as session:
         broker.send(numbered("t", range(3)))
-        found = take(session, 3, within_s=10)
+        found = take(session, 3)
         with held(folder) as other:
             ends = threading.Timer(0.2, other.execute, ["ROLLBACK"])
             ends.start()

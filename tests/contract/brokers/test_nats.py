@@ -53,9 +53,9 @@ class TestNats(BrokerContract):
 def test_members_are_done_with_their_own_messages_only(broker: Broker, rig: Rig) -> None:
     topic, group = new_topic(broker, records=2), new_name("group")
     with joined(broker, rig.membership(topic, group=group)) as one:
-        first = take(one, 1, within_s=10, max_records=1)
+        first = take(one, 1, max_records=1)
         with joined(broker, rig.membership(topic, group=group, member="two")) as two:
-            second = take(two, 1, within_s=10, max_records=1)
+            second = take(two, 1, max_records=1)
             rig.finish(two, second)
             (committed,) = broker.committed(group, topic).values()
 
@@ -93,7 +93,7 @@ def test_a_topic_that_another_stream_keeps_is_read_from_there(
     asyncio.run(make())
     broker.create_topic(topic)
 
-    (found,) = taken(broker, rig.membership(topic), 1, within_s=10)
+    (found,) = taken(broker, rig.membership(topic), 1)
     assert (found.value, found.headers, found.offset) == (b"8", (("traceparent", b"00"),), 2)
     assert numbers(everything(broker, topic)) == [8]
 
@@ -132,7 +132,7 @@ def test_a_group_that_is_deleted_under_its_member_is_said(
         assert session.poll(1, 0.1) == []
         asyncio.run(delete())
         with pytest.raises(FailedPreconditionError, match="was deleted or moved"):
-            take(session, 1, within_s=10)
+            take(session, 1)
 
 
 def test_a_wrong_password_is_said_and_not_shown(tmp_path: Path) -> None:

@@ -68,12 +68,12 @@ def test_a_topic_keeps_about_as_many_records_as_it_may_and_skips_those_in_hand(r
     broker = replace(rig, url=f"{rig.url}?maxlen=100").open()
     topic = new_topic(broker, records=3)
     membership = rig.membership(topic)
-    assert numbers(taken(broker, membership, 3, within_s=10)) == [0, 1, 2]
+    assert numbers(taken(broker, membership, 3)) == [0, 1, 2]
     broker.send(numbered(topic, range(3, 2000)))
     kept = numbers(everything(broker, topic))
 
     with joined(broker, membership) as session:
-        found = numbers(take(session, 1, within_s=10))
+        found = numbers(take(session, 1))
         lag = session.lag()[TopicPartition(topic, 0)]
     broker.close()
 
@@ -85,17 +85,14 @@ def test_a_topic_keeps_about_as_many_records_as_it_may_and_skips_those_in_hand(r
 
 def test_what_was_taken_over_is_not_acknowledged_by_who_had_it(broker: Broker, rig: Rig) -> None:
     topic, group = new_topic(broker, records=5), new_name("group")
-    silent = broker.join(rig.membership(topic, group=group), Listener())
-    try:
-        found = take(silent, 5, within_s=10)
+    with joined(broker, rig.membership(topic, group=group)) as silent:
+        found = take(silent, 5)
         time.sleep(1.5 * rig.session_timeout_s)
         membership = rig.membership(topic, group=group, member="two")
         with joined(broker, membership) as other:
-            assert numbers(take(other, 5, within_s=10)) == [0, 1, 2, 3, 4]
+            assert numbers(take(other, 5)) == [0, 1, 2, 3, 4]
             silent.produce([], after(found))
             (committed,) = broker.committed(group, topic).values()
-    finally:
-        silent.close()
 
     assert committed == found[0].offset
 
@@ -120,7 +117,7 @@ def test_a_full_server_is_waited_for(
 ) -> None:
     topic, sink = new_topic(broker, records=5), new_topic(broker)
     with redis.Redis(port=server[1]) as client, joined(broker, rig.membership(topic)) as session:
-        found = take(session, 5, within_s=10)
+        found = take(session, 5)
         client.config_set("maxmemory", "1")
         try:
             session.produce(numbered(sink, numbers(found)), after(found))
