@@ -1,8 +1,8 @@
 """A member of a group in a process of its own, to be killed.
 
 `half` is done with half of the records that it takes; `copy` copies them to `sink`, and ends when
-nothing has come for a while since it has partitions: a group that lost a member without a word
-gives it none until the session of that member times out.
+nothing has come for a while since it has all partitions: a group that lost a member without a word
+keeps those of that member until its session times out.
 """
 
 import sys
@@ -55,15 +55,16 @@ def half(broker: Broker, membership: Membership, sink: str) -> None:
 
 def copy(broker: Broker, membership: Membership, sink: str) -> None:
     listener, idle_since = Listener(), time.monotonic()
+    partitions = sum(len(broker.ends(topic)) for topic in membership.topics)
     with joined(broker, membership, listener) as session:
         tell("joined")
         while time.monotonic() - idle_since < IDLE_S or session.problem:
-            had_partitions = listener.told
+            had_all = len(listener.held) == partitions
             found = session.poll(MOST, 0.2)
             if found:
                 deliver(session, found, sink)
                 tell("copies")
-            if found or not had_partitions:
+            if found or not had_all:
                 idle_since = time.monotonic()
         session.flush(30)
 
