@@ -159,6 +159,18 @@ def test_a_member_goes_on_unless_a_partition_returns_nothing_of_what_it_has(
     assert not made.problem
 
 
+def test_a_member_that_was_stopped_or_wrote_for_long_is_one_until_it_is_seen_to_be_none() -> None:
+    made, client = session("steady")
+    client.assign(0)
+    polled(made, client, 3.0)
+    client.clock.turn(20.0)
+    seen = [(made.is_member, made.problem)]
+    made.poll(10, 0.25)
+    seen.append((made.is_member, made.problem))
+
+    assert seen == [(True, "")] * 2
+
+
 def test_a_session_ends_whose_client_waits_for_a_coordinator_without_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -293,13 +293,18 @@ class KafkaSession:
         if self._is_closed:
             return ""
         problem = self._health.problem or self._writer.problem
-        away_s = self._clock.monotonic() - self._member_at
+        away_s = self._away_s
         return problem or (self._not_joined(away_s) if away_s >= _REPORT_AFTER_S else "")
 
     @property
     def is_member(self) -> bool:
         """Whether it is a member; see `ConsumerSession`. A rebalance is no interruption."""
-        return self._has_joined and self._clock.monotonic() - self._member_at < _REPORT_AFTER_S
+        return self._has_joined and self._away_s < _REPORT_AFTER_S
+
+    @property
+    def _away_s(self) -> float:
+        """How long it was no member at the last check: a process that is stopped checks nothing."""
+        return self._check_at - _CHECK_EVERY_S - self._member_at
 
     @property
     def expired(self) -> int:
