@@ -168,13 +168,13 @@ def settle(session: ConsumerSession, holds: Callable[[], bool]) -> None:
         assert session.poll(0, 0.05) == []
 
 
-def retried(act: Callable[[], object], after: type[HeadraceError]) -> None:
+def retried(act: Callable[[], object], error: type[HeadraceError]) -> None:
     """Act again after such an error: a server may take a while to know what became of it."""
     deadline = time.monotonic() + SETTLES_S
     while True:
         try:
             act()
-        except after:
+        except error:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)

@@ -90,9 +90,9 @@ async def test_each_caller_gets_its_tokens_and_no_more(lab: Lab, stub: Stub) -> 
     ratios = sorted(used[key] / budget for key in keys)
     shown = f"{SECONDS:g} s: {ratios[0]:.4f} to {ratios[-1]:.4f} of the budget"
     print(f"{shown}, {sum(refused.values())} refused")  # noqa: T201  # the figure
+    assert ratios[0] >= 0.98, shown
     if late:
         pytest.skip(f"too busy: the limits answered {late} requests too late; {shown}")
     burst = BURST_S / SECONDS
-    assert ratios[0] >= 0.98, shown
     assert ratios[-1] <= 1.002 + burst + LARGEST / budget, shown
     assert min(refused[key] for key in keys) > 0
